@@ -1,0 +1,8 @@
+"""Floor 2: what outlives a connection, a node, a power cut.
+
+``interfaces``  what every store promises, in `IStore`
+``records``     messages, wills and subscriptions as versioned bytes
+``worker``      a thread that turns whatever has queued up into one transaction
+``memory``      the store to read first: dictionaries
+``sqlite``      the default: one file, group commit
+"""

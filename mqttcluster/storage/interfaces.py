@@ -1,0 +1,220 @@
+"""What a store promises. Every implementation passes tests/storage/contract.py.
+
+Order. Calls take effect in the order they are made, and their Deferreds fire in that order.
+Durability. When a Deferred fires with a result, its effect survives whatever the store claims to survive
+(sqlite: SIGKILL of the process; memory: nothing). A call is atomic: all of its effects, or none.
+Failure. A Deferred fails with `StoreError` when the store cannot say that the call took effect. Nothing else is raised.
+Epochs. Whoever opens a session gets an epoch, larger than all before it. Calls that name an older epoch change nothing
+and answer `stale`, however late they arrive [G3].
+Time. `now` is seconds since 1970, handed in by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from mqttcluster.core.message import Message
+from mqttcluster.mqtt.packets import Subscription
+
+#: Session expiry: the session never ends by itself (MQTT 3.1.1 CleanSession=0).
+NEVER = 0xFFFFFFFF
+
+
+class StoreError(Exception):
+    """The store cannot do what it was asked; the text names the store and the cure."""
+
+
+@dataclass(slots=True)
+class StoredWill:
+    """A will and how long (seconds) to wait with it after the connection ended."""
+
+    message: Message
+    delay: int = 0
+
+
+@dataclass(slots=True)
+class Queued:
+    """One entry of a session's queue: a message this session is owed.
+
+    `sequence` counts the entries of this session from 1, without gaps, and is never used twice; the packet
+    identifier of a delivery is ``1 + (sequence - 1) % 65535``.
+    `qos` is the granted one: min(published, subscribed), 1 or 2. `retain` is the flag to send.
+    """
+
+    sequence: int
+    message: Message
+    qos: int
+    retain: bool = False
+    identifiers: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Opened:
+    """The answer to `IStore.open`: the session as its new owner finds it.
+
+    `queue` holds the first entries (at most the `limit` asked for), `last` is the sequence of the newest entry ever queued.
+    Entries up to `sent` may have been sent before and go out with DUP.
+    `released` are sequences whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for them.
+    `inbound` are packet ids of QoS 2 messages received and not released.
+    `wiped` is the generation of the kept session that this open ended, 0 for none.
+    """
+
+    epoch: int
+    generation: int
+    present: bool
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    queue: list[Queued] = field(default_factory=list)
+    last: int = 0
+    sent: int = 0
+    released: list[int] = field(default_factory=list)
+    inbound: set[int] = field(default_factory=set)
+    wiped: int = 0
+
+
+class Closed(Enum):
+    """What became of a session when its connection ended."""
+
+    KEPT = "kept"
+    ENDED = "ended"
+    STALE = "stale"
+
+
+@dataclass(slots=True)
+class Target:
+    """One session that a message is to be queued for. `generation` tells two sessions of one client id apart."""
+
+    client_id: str
+    generation: int
+    qos: int
+    retain: bool = False
+    identifiers: tuple[int, ...] = ()
+
+
+#: In `Published.sequences`: the session is not there any more, or its queue is full and the message was dropped.
+GONE, FULL = 0, -1
+
+
+@dataclass(slots=True)
+class Publication:
+    """One publish as the store sees it.
+
+    `retain` set: the message becomes its topic's retained message; an empty payload removes what was there.
+    `exchange` is (client id, epoch, packet id) of an inbound QoS 2 publish by a session that outlives its connection:
+    while that id is not released, the same exchange changes nothing a second time.
+    `will` is (client id, epoch) of the due will that this message is; it is removed with the same stroke.
+    """
+
+    message: Message
+    targets: Sequence[Target] = ()
+    retain: bool = False
+    exchange: tuple[str, int, int] | None = None
+    will: tuple[str, int] | None = None
+
+
+@dataclass(slots=True)
+class Published:
+    """The answer to a `Publication`: one number per target (a sequence, GONE or FULL).
+
+    `repeated`: the exchange was known, or the will was published before; nothing was changed.
+    `stale`: the exchange named an old epoch; nothing was changed.
+    """
+
+    sequences: Sequence[int] = ()
+    repeated: bool = False
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class KeptSession:
+    """A session that outlives its connection, as a starting node learns of it."""
+
+    client_id: str
+    generation: int
+    subscriptions: dict[str, Subscription]
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a starting node finds: kept sessions and retained messages."""
+
+    sessions: list[KeptSession] = field(default_factory=list)
+    retained: list[Message] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Due:
+    """What housekeeping has to do now: wills to publish, as (client id, epoch, message), and sessions that have expired."""
+
+    wills: list[tuple[str, int, Message]] = field(default_factory=list)
+    expired: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class QueueLimits:
+    """How much a store keeps for one session. `drop_oldest` applies to sessions that are offline, and never to
+    what may have been sent; otherwise the newest message is dropped."""
+
+    messages: int = 1000
+    drop_oldest: bool = False
+
+
+class IStore(Protocol):
+    """Sessions, queues, retained messages and wills."""
+
+    def start(self) -> Deferred[None]:
+        """Open the store. Fails with `StoreError` and touches nothing if it is damaged, newer, or not writable."""
+
+    def stop(self) -> Deferred[None]:
+        """Finish what was asked, then close. Calls after this fail with `StoreError`."""
+
+    def recover(self, now: float) -> Deferred[Recovered]:
+        """For a store with one node: end the connections of an earlier life as if they had been lost (their wills become
+        due, sessions without expiry end, the others are offline from `now`), and tell what is there."""
+
+    def open(
+        self, client_id: str, clean: bool, expiry: int, will: StoredWill | None, now: float, limit: int
+    ) -> Deferred[Opened]:
+        """Own the session of `client_id`, taking it over if somebody else does (the old will becomes due, unless the session
+        goes on and the will has a delay: then it is cancelled). A will that waits for its delay is cancelled by resuming and
+        due by wiping. `clean`, a session without expiry, or an expired one: start anew. `expiry` is seconds; 0 ends the
+        session with its connection, `NEVER` keeps it. At most `limit` queue entries are answered."""
+
+    def close(
+        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
+    ) -> Deferred[Closed]:
+        """The connection has ended. `publish_will`: a will becomes due after its delay or when the session ends, whichever is
+        first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of `open`."""
+
+    def subscribe(
+        self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
+    ) -> Deferred[bool]:
+        """Change the subscriptions of a session that outlives its connection. False: stale, nothing done."""
+
+    def publish(self, publication: Publication) -> Deferred[Published]:
+        """Queue, retain and record one message, at one stroke [G1]."""
+
+    def acknowledge(
+        self,
+        client_id: str,
+        epoch: int,
+        done: Iterable[int] = (),
+        received: Iterable[int] = (),
+        completed: Iterable[int] = (),
+    ) -> Deferred[bool]:
+        """Sequences of deliveries: `done` (PUBACK, or refused) are forgotten; `received` (PUBREC) lose their message and keep
+        their number; `completed` (PUBCOMP) lose that, too. False: stale, nothing done. Unknown sequences are ignored."""
+
+    def release(self, client_id: str, epoch: int, packet_ids: Iterable[int]) -> Deferred[bool]:
+        """PUBREL came for these inbound QoS 2 packet ids; each may be used anew. False: stale, nothing done."""
+
+    def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Queued]]:
+        """Queue entries with a sequence larger than `after`, in order, at most `limit`. Stale: none."""
+
+    def due(self, now: float, limit: int) -> Deferred[Due]:
+        """Wills whose time has come (they stay due until published), and sessions whose expiry has passed: those are ended by
+        this call, and their waiting wills become due."""
