@@ -15,7 +15,8 @@ from mqttcluster.mqtt.reasons import Reason
 #: Protocol levels as CONNECT carries them.
 V31, V311, V5 = 3, 4, 5
 
-#: Property identifier -> value. User properties are a list of pairs in the order received, subscription identifiers a list of int.
+#: Property identifier -> value. User properties are a list of pairs in the order received, subscription identifiers a
+#: list of int.
 PropertyValue = Union[int, str, bytes, "list[tuple[str, str]]", "list[int]"]
 Properties = dict[int, PropertyValue]
 
@@ -173,20 +174,20 @@ class Auth:
     properties: Properties = field(default_factory=dict)
 
 
-Packet = Union[
-    Connect,
-    Connack,
-    Publish,
-    Puback,
-    Pubrec,
-    Pubrel,
-    Pubcomp,
-    Subscribe,
-    Suback,
-    Unsubscribe,
-    Unsuback,
-    Pingreq,
-    Pingresp,
-    Disconnect,
-    Auth,
-]
+Packet = (
+    Connect
+    | Connack
+    | Publish
+    | Puback
+    | Pubrec
+    | Pubrel
+    | Pubcomp
+    | Subscribe
+    | Suback
+    | Unsubscribe
+    | Unsuback
+    | Pingreq
+    | Pingresp
+    | Disconnect
+    | Auth
+)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from mqttcluster.core.message import Message
+from mqttcluster.core.message import Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
 
 #: Session expiry: the session never ends by itself (MQTT 3.1.1 CleanSession=0).
@@ -38,22 +38,6 @@ class StoredWill:
 
 
 @dataclass(slots=True)
-class Queued:
-    """One entry of a session's queue: a message this session is owed.
-
-    `sequence` counts the entries of this session from 1, without gaps, and is never used twice; the packet
-    identifier of a delivery is ``1 + (sequence - 1) % 65535``.
-    `qos` is the granted one: min(published, subscribed), 1 or 2. `retain` is the flag to send.
-    """
-
-    sequence: int
-    message: Message
-    qos: int
-    retain: bool = False
-    identifiers: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
 class Opened:
     """The answer to `IStore.open`: the session as its new owner finds it.
 
@@ -68,7 +52,7 @@ class Opened:
     generation: int
     present: bool
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    queue: list[Queued] = field(default_factory=list)
+    queue: list[Delivery] = field(default_factory=list)
     last: int = 0
     sent: int = 0
     released: list[int] = field(default_factory=list)
@@ -212,7 +196,7 @@ class IStore(Protocol):
     def release(self, client_id: str, epoch: int, packet_ids: Iterable[int]) -> Deferred[bool]:
         """PUBREL came for these inbound QoS 2 packet ids; each may be used anew. False: stale, nothing done."""
 
-    def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Queued]]:
+    def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Delivery]]:
         """Queue entries with a sequence larger than `after`, in order, at most `limit`. Stale: none."""
 
     def due(self, now: float, limit: int) -> Deferred[Due]:

@@ -1,0 +1,119 @@
+"""The broker of one node: its parts, put together once, and its start and stop."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
+from mqttcluster.broker.client import Client
+from mqttcluster.broker.housekeeping import Housekeeping
+from mqttcluster.broker.metrics import Metrics
+from mqttcluster.broker.outlet import Outlet
+from mqttcluster.broker.output import Output
+from mqttcluster.broker.publishing import Publishing
+from mqttcluster.broker.sender import Transport
+from mqttcluster.broker.sessions import Sessions
+from mqttcluster.broker.settings import Settings
+from mqttcluster.broker.subscribing import Subscribing
+from mqttcluster.broker.sys_topics import SysTopics
+from mqttcluster.core.retained import Retained
+from mqttcluster.core.routing import Routing, Subscriber
+from mqttcluster.core.session import Session
+from mqttcluster.storage.interfaces import IStore
+
+log = Logger(namespace="mqttcluster.broker")
+
+
+class Broker:
+    """One node. `clock` is the reactor, or a `Clock` in tests."""
+
+    def __init__(
+        self,
+        store: IStore,
+        settings: Settings,
+        clock: IReactorTime,
+        authenticator: Authenticator | None = None,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.clock = clock
+        self.authorizer = authorizer or AllowAll()
+        self.metrics = Metrics(clock.seconds())
+        self.output = Output(lambda flush: clock.callLater(0, flush))
+        self.routing = Routing()
+        self.retained = Retained()
+        self.publishing = Publishing(store, self.routing, self.retained, self.metrics, settings.max_retained)
+        self.sessions = Sessions(
+            store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer
+        )
+        self.subscribing = Subscribing(store, self.routing, self.retained, settings, self.authorizer)
+        self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock)
+        self._sys_topics = SysTopics(
+            settings.node, self.metrics, self.sessions, self.routing, self.retained, self.publishing
+        )
+        self._sys_loop = LoopingCall(lambda: self._sys_topics.publish(clock.seconds()))
+        self._sys_loop.clock = clock
+        #: All connections, whatever their state.
+        self.clients: set[Client] = set()
+        self._stopping = False
+
+    def start(self) -> Deferred[None]:
+        """Open the store and take up what it holds. Fails with `StoreError`."""
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        await self.store.start()
+        recovered = await self.store.recover(self.clock.seconds())
+        for kept in recovered.sessions:
+            self.sessions.restore(kept)
+        for message in recovered.retained:
+            self.retained.apply(message)
+        log.info(
+            "restored {sessions} sessions and {retained} retained messages",
+            sessions=len(recovered.sessions),
+            retained=len(recovered.retained),
+        )
+        self.housekeeping.start()
+        if self.settings.sys_interval:
+            self._sys_loop.start(self.settings.sys_interval)
+
+    def stop(self) -> Deferred[None]:
+        """Close every connection, publish the wills of those that did not say goodbye, close the store."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        if self._sys_loop.running:
+            self._sys_loop.stop()
+        closing = [client.shut_down() for client in list(self.clients)]
+        await DeferredList([d for d in closing if d is not None])
+        await self.housekeeping.stop()
+        await self.store.stop()
+
+    def connect(self, transport: Transport, peer: str, anonymous_allowed: bool) -> Client | None:
+        """A connection has been made. None: there are too many, or the broker is stopping; close it."""
+        if self._stopping or len(self.clients) >= self.settings.max_connections:
+            self.metrics.connections_refused += 1
+            log.info("refused a connection from {peer}: too many connections", peer=peer)
+            return None
+        client = Client(self, transport, peer, anonymous_allowed)
+        self.clients.add(client)
+        return client
+
+    def outlet(self, client: Client, session: Session, subscriber: Subscriber) -> Outlet:
+        """What a connected client's deliveries leave through."""
+        return Outlet(
+            session,
+            subscriber,
+            client.sender,
+            client.version,
+            self.store,
+            self.retained,
+            self.metrics,
+            self.sessions.look_ahead,
+            client.store_lost,
+        )

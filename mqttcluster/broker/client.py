@@ -1,0 +1,472 @@
+"""One client: what arrives on its connection, in order.
+
+Packets are dealt with in the order received. A publish that waits for the store is a *step*; steps complete in order,
+and with a step leaves its acknowledgement. SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are through, and
+hold up what is behind them. While the client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps, output that
+it does not take) nothing is taken from the decoder and reading is paused, so that TCP slows the sender down [G9].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mqttcluster.broker.auth import Identity
+from mqttcluster.broker.outlet import Outlet
+from mqttcluster.broker.sender import Sender, Transport
+from mqttcluster.core.connection import Connection, State
+from mqttcluster.core.message import Message
+from mqttcluster.core.routing import Subscriber
+from mqttcluster.core.session import Session
+from mqttcluster.mqtt.packets import (
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    Unsubscribe,
+)
+from mqttcluster.mqtt.reasons import CONNACK_V3, MQTTError, Reason
+from mqttcluster.mqtt.writers import encode
+
+if TYPE_CHECKING:
+    from mqttcluster.broker.broker import Broker
+    from mqttcluster.broker.publishing import Plan
+
+log = Logger(namespace="mqttcluster.client")
+
+#: Answers of the authorizer that are remembered for one client.
+CACHED_TOPICS = 1000
+_VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
+
+
+class Step:
+    """A publish of this client that waits for the store, or for its turn. `acknowledgement` is b'' for QoS 0."""
+
+    __slots__ = ("acknowledgement", "done", "plan")
+
+    def __init__(self, plan: Plan | None, acknowledgement: bytes, done: bool) -> None:
+        self.plan = plan
+        self.acknowledgement = acknowledgement
+        self.done = done
+
+
+class Client:
+    """A connection and, once CONNECT is answered, the session it owns (in `outlet`)."""
+
+    __slots__ = (
+        "_allowed_topics",
+        "_barrier",
+        "_broker",
+        "_busy",
+        "_graceful",
+        "_processing",
+        "_reading",
+        "_steps",
+        "_timer",
+        "_transport",
+        "anonymous_allowed",
+        "connection",
+        "ended",
+        "identity",
+        "outlet",
+        "peer",
+        "sender",
+    )
+
+    def __init__(self, broker: Broker, transport: Transport, peer: str, anonymous_allowed: bool) -> None:
+        settings = broker.settings
+        self._broker = broker
+        self._transport = transport
+        self.peer = peer
+        self.anonymous_allowed = anonymous_allowed
+        self.connection = Connection(settings.max_packet_size, broker.clock.seconds())
+        self.sender = Sender(transport, broker.output, broker.metrics, settings.send_buffer)
+        self.identity: Identity | None = None
+        self.outlet: Outlet | None = None
+        self.ended = False
+        #: The client has said DISCONNECT.
+        self._graceful = False
+        self._reading = True
+        self._processing = False
+        #: CONNECT, SUBSCRIBE or UNSUBSCRIBE is under way.
+        self._busy = False
+        self._barrier: Subscribe | Unsubscribe | None = None
+        self._steps: deque[Step] = deque()
+        self._allowed_topics: dict[str, bool] = {}
+        self._timer: Any = broker.clock.callLater(settings.connect_timeout, self._connect_timeout)
+
+    @property
+    def version(self) -> int:
+        """The protocol level the client speaks, 0 before CONNECT."""
+        return self.connection.version
+
+    @property
+    def client_id(self) -> str:
+        """The client id, '' before CONNECT."""
+        return self.identity.client_id if self.identity is not None else ""
+
+    # -- what the network says
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the network."""
+        if self.ended:
+            return
+        broker = self._broker
+        broker.metrics.bytes_received += len(data)
+        self.connection.receive(data)
+        broker.output.begin_turn()
+        try:
+            self._process()
+        finally:
+            broker.output.end_turn()
+
+    def connection_lost(self, why: str) -> None:
+        """The network connection is gone."""
+        self._end(why, close=False)
+        self._cancel_timer()
+        self._broker.clients.discard(self)
+
+    def pause_writing(self) -> None:
+        """The network takes no more for the moment."""
+        self.sender.writable = False
+
+    def resume_writing(self) -> None:
+        """The network takes output again."""
+        self.sender.writable = True
+        self.sender.flush()
+        self._process()
+
+    # -- packets, in order
+
+    @property
+    def _blocked(self) -> bool:
+        return self._busy or self.sender.full or len(self._steps) >= self._broker.settings.max_receiving
+
+    def _process(self) -> None:
+        if self._processing or self.ended:
+            return
+        self._processing = True
+        broker, connection = self._broker, self.connection
+        metrics, now = broker.metrics, broker.clock.seconds()
+        try:
+            while not self.ended and not self._blocked:
+                packet = connection.next_packet(now)
+                if packet is None:
+                    break
+                metrics.messages_received += 1
+                HANDLERS[type(packet)](self, packet)
+            if self.outlet is not None:
+                self.outlet.store_acknowledgements()
+        except MQTTError as error:
+            self.fail(error)
+        except Exception:
+            log.failure("internal error with a packet from {peer}", peer=self.peer)
+            self._end("internal error")
+        finally:
+            self._processing = False
+        self._regulate_reading()
+
+    def _regulate_reading(self) -> None:
+        blocked = self._blocked
+        if blocked == self._reading and not self.ended:
+            self._reading = not blocked
+            if blocked:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _connect(self, packet: Connect) -> None:
+        self._busy = True
+        broker = self._broker
+        opening = Deferred.fromCoroutine(broker.sessions.open(self, packet, broker.clock.seconds()))
+        opening.addCallback(self._opened, packet).addErrback(self._crashed)
+
+    def attach(self, session: Session, subscriber: Subscriber) -> Outlet:
+        """The session is this client's now."""
+        self.outlet = self._broker.outlet(self, session, subscriber)
+        return self.outlet
+
+    def _opened(self, present: bool | None, packet: Connect) -> None:
+        outlet = self.outlet
+        if present is None or outlet is None or self.ended:
+            return
+        self.connection.accept(packet.keep_alive)
+        self._busy = False
+        self._watch_silence()
+        log.info(
+            "client {client_id} connected from {peer}: MQTT {version}, {kind} session{resumed}",
+            client_id=self.client_id,
+            peer=self.peer,
+            version=_VERSION_NAMES[self.version],
+            kind="durable" if outlet.session.durable else "clean",
+            resumed=", resumed" if present else "",
+            username=packet.username,
+            keep_alive=packet.keep_alive,
+        )
+        self.send_packet(Connack(present))  # before anything else [MQTT-3.2.0-1]
+        outlet.resume()
+        self._broker.housekeeping.look()
+        self._process()
+
+    def _crashed(self, failure: Failure) -> None:
+        if isinstance(failure.value, MQTTError):
+            self.fail(failure.value)
+        else:
+            log.failure("internal error for {peer}", failure, peer=self.peer)
+            self._end("internal error")
+
+    def _publish(self, packet: Publish) -> None:
+        broker, outlet = self._broker, self._outlet
+        session, metrics = outlet.session, broker.metrics
+        metrics.publish_received += 1
+        metrics.publish_bytes_received += len(packet.payload)
+        qos, identifier = packet.qos, packet.packet_id
+        acknowledgement = b""
+        if qos == 1:
+            acknowledgement = encode(Puback(identifier), self.version)
+        elif qos == 2:
+            acknowledgement = encode(Pubrec(identifier), self.version)
+            if identifier in session.inbound:  # [MQTT-4.3.3-2]
+                self._take(Step(None, acknowledgement, done=True))
+                return
+            session.inbound.add(identifier)
+        if not self._allowed(packet.topic):  # acknowledged and dropped [MQTT-3.3.5-2]
+            if qos:
+                self._take(Step(None, acknowledgement, done=True))
+            return
+        exchange = (session.client_id, session.epoch, identifier) if qos == 2 and session.durable else None
+        message = Message(packet.topic, packet.payload, qos, packet.retain, session.client_id, packet.properties)
+        plan = broker.publishing.plan(message, exchange)
+        if plan.publication is not None:
+            step = Step(plan, acknowledgement, done=False)
+            self._steps.append(step)
+            storing = broker.publishing.store(plan)
+            storing.addCallbacks(self._stored, self._not_stored, callbackArgs=(step,), errbackArgs=(step,))
+        elif qos:
+            self._take(Step(plan, acknowledgement, done=True))
+
+    def _allowed(self, topic: str) -> bool:
+        allowed = self._allowed_topics.get(topic)
+        if allowed is None:
+            assert self.identity is not None
+            allowed = (
+                topic[0] != "$"
+                and topic.count("/") < self._broker.settings.max_topic_levels
+                and self._broker.authorizer.may_publish(self.identity, topic)
+            )
+            if not allowed:
+                self.refused("publish", topic)
+            if len(self._allowed_topics) >= CACHED_TOPICS:
+                self._allowed_topics.clear()
+            self._allowed_topics[topic] = allowed
+        return allowed
+
+    def _take(self, step: Step) -> None:
+        if self._steps:
+            self._steps.append(step)
+        else:
+            self._complete(step)
+
+    def _stored(self, _: None, step: Step) -> None:
+        step.done = True
+        self._advance()
+
+    def _not_stored(self, failure: Failure, step: Step) -> None:
+        """The store cannot say that the message is safe: no acknowledgement, and the connection ends [MQTT-4.8.0-2]."""
+        step.done, step.plan, step.acknowledgement = True, None, b""
+        self.store_lost(failure)
+        self._advance()
+
+    def store_lost(self, failure: Failure) -> None:
+        """The store has failed with something this client asked for."""
+        self.fail(MQTTError(Reason.UNSPECIFIED_ERROR, f"the store failed: {failure.getErrorMessage()}"))
+
+    def _advance(self) -> None:
+        steps = self._steps
+        while steps and steps[0].done:
+            self._complete(steps.popleft())
+        if self._barrier is not None and not steps and not self.ended:
+            packet, self._barrier = self._barrier, None
+            self._change_subscriptions(packet)
+        self._process()
+
+    def _complete(self, step: Step) -> None:
+        if step.plan is not None:
+            self._broker.publishing.complete(step.plan)
+            if step.plan.stale:
+                return
+        if step.acknowledgement and not self.ended:
+            self.sender.send(step.acknowledgement)
+
+    def _subscribe_or_unsubscribe(self, packet: Subscribe | Unsubscribe) -> None:
+        self._busy = True
+        if self._steps:
+            self._barrier = packet
+        else:
+            self._change_subscriptions(packet)
+
+    def _change_subscriptions(self, packet: Subscribe | Unsubscribe) -> None:
+        subscribing = self._broker.subscribing
+        if isinstance(packet, Subscribe):
+            changing = Deferred.fromCoroutine(subscribing.subscribe(self, packet))
+        else:
+            changing = Deferred.fromCoroutine(subscribing.unsubscribe(self, packet))
+        changing.addCallback(self._changed).addErrback(self._crashed)
+
+    def _changed(self, _: None) -> None:
+        self._busy = False
+        self._process()
+
+    def _pubrel(self, packet: Pubrel) -> None:
+        session, identifier = self._outlet.session, packet.packet_id
+        if not session.durable or identifier not in session.inbound:
+            session.inbound.discard(identifier)
+            self.send_packet(Pubcomp(identifier))
+            return
+
+        def released(current: bool) -> None:  # only now may the identifier be used again
+            session.inbound.discard(identifier)
+            if current and not self.ended:
+                self.send_packet(Pubcomp(identifier))
+
+        releasing = self._broker.store.release(session.client_id, session.epoch, [identifier])
+        releasing.addCallbacks(released, self.store_lost)
+
+    def _puback(self, packet: Puback) -> None:
+        self._outlet.puback(packet)
+
+    def _pubrec(self, packet: Pubrec) -> None:
+        self._outlet.pubrec(packet)
+
+    def _pubcomp(self, packet: Pubcomp) -> None:
+        self._outlet.pubcomp(packet)
+
+    def _pingreq(self, packet: Pingreq) -> None:
+        self.send_packet(Pingresp())
+
+    def _disconnect(self, packet: Disconnect) -> None:
+        self._graceful = True
+        self._end("DISCONNECT from the client")
+
+    @property
+    def _outlet(self) -> Outlet:
+        assert self.outlet is not None
+        return self.outlet
+
+    def send_packet(self, packet: Packet) -> None:
+        """Encode for this client and send."""
+        self.sender.send_packet(packet, self.version)
+
+    # -- the end
+
+    def fail(self, error: MQTTError) -> None:
+        """End the connection with the answer the standard names for `error`."""
+        if self.ended:
+            return
+        if self.outlet is None and (self._busy or error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION):
+            self._broker.metrics.connections_refused += 1
+            if error.reason in CONNACK_V3:  # any other refusal closes without CONNACK [MQTT-3.2.2-6]
+                self.sender.send_packet(Connack(False, error.reason), self.version or 4)
+        self._end(error.text)
+
+    def taken_over(self) -> None:
+        """Another connection has come for this client id; its CONNECT tells the store [MQTT-3.1.4-2]."""
+        self._end("session taken over", tell_store=False)
+
+    def shut_down(self) -> Deferred[Any] | None:
+        """The broker is stopping. Fires when the store knows that this connection has ended; None: it knows already."""
+        return self._end("server shutting down")
+
+    def refused(self, operation: str, topic: str) -> None:
+        """Count and log something this client may not do."""
+        self._broker.metrics.operations_refused += 1
+        log.info(
+            "refused {operation} of {topic!r} by client {client_id}",
+            operation=operation,
+            topic=topic,
+            client_id=self.client_id,
+            peer=self.peer,
+        )
+
+    def _end(self, why: str, close: bool = True, tell_store: bool = True) -> Deferred[Any] | None:
+        if self.ended:
+            return None
+        self.ended = True
+        broker, closing = self._broker, None
+        log.info(
+            "client {client_id} disconnected from {peer}: {reason}" if self.outlet else "{peer} disconnected: {reason}",
+            client_id=self.client_id,
+            peer=self.peer,
+            reason=why,
+        )
+        if self.outlet is not None:
+            self.outlet.close()
+            broker.sessions.detach(self)
+            if tell_store:
+                closing = broker.sessions.close(self, not self._graceful, broker.clock.seconds())
+                closing.addCallback(lambda _: broker.housekeeping.look())
+        self._cancel_timer()
+        if close:
+            self.sender.close()
+            self._timer = broker.clock.callLater(broker.settings.connect_timeout, self._linger_timeout)
+        return closing
+
+    # -- time
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _connect_timeout(self) -> None:
+        self._timer = None
+        self._end("no CONNECT in time" if self.connection.state is State.FRESH else "CONNECT took too long")
+
+    def _watch_silence(self) -> None:
+        self._cancel_timer()
+        deadline = self.connection.silence_deadline()
+        if deadline is not None:
+            clock = self._broker.clock
+            self._timer = clock.callLater(max(deadline - clock.seconds(), 0), self._check_silence)
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        now = self._broker.clock.seconds()
+        if not self._reading:  # the client may have spoken: it is us who do not listen
+            self.connection.last_packet = now
+        deadline = self.connection.silence_deadline()
+        if deadline is not None and now >= deadline:
+            self._end("keep alive timeout")
+        else:
+            self._watch_silence()
+
+    def _linger_timeout(self) -> None:
+        self._timer = None
+        self._transport.abort()
+
+
+HANDLERS: dict[type, Callable[[Client, Any], None]] = {
+    Connect: Client._connect,
+    Publish: Client._publish,
+    Puback: Client._puback,
+    Pubrec: Client._pubrec,
+    Pubrel: Client._pubrel,
+    Pubcomp: Client._pubcomp,
+    Subscribe: Client._subscribe_or_unsubscribe,
+    Unsubscribe: Client._subscribe_or_unsubscribe,
+    Pingreq: Client._pingreq,
+    Disconnect: Client._disconnect,
+}

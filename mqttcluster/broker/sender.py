@@ -1,0 +1,121 @@
+"""The outgoing side of one connection: collect, write once a turn, stop at the bound.
+
+Below the bound everything is accepted. While the network takes no more, output waits here; past `limit` bytes QoS 0
+is dropped, deliveries stay in their queue, and the client is not read any more [G9].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mqttcluster.broker.metrics import Metrics
+from mqttcluster.broker.output import Output
+from mqttcluster.mqtt.packets import Packet
+from mqttcluster.mqtt.writers import encode
+
+
+class Transport(Protocol):
+    """What a client needs of its network connection."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or buffer them and ask for a pause."""
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+    def pause_reading(self) -> None:
+        """Hand on no more bytes until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+
+
+class Sender:
+    """Output of one connection. `before_flush` may add to it at the last moment; it answers whether it has more."""
+
+    __slots__ = (
+        "_closed",
+        "_frames",
+        "_limit",
+        "_marked",
+        "_metrics",
+        "_output",
+        "_transport",
+        "before_flush",
+        "size",
+        "writable",
+    )
+
+    def __init__(self, transport: Transport, output: Output, metrics: Metrics, limit: int) -> None:
+        self._transport = transport
+        self._output = output
+        self._metrics = metrics
+        self._limit = limit
+        self._frames: list[bytes] = []
+        self._marked = False
+        self._closed = False
+        #: Bytes that wait here, not counting the transport's own buffer.
+        self.size = 0
+        self.writable = True
+        self.before_flush: Callable[[], bool] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether more waits here than is allowed."""
+        return self.size > self._limit
+
+    @property
+    def has_room(self) -> bool:
+        """Whether deliveries that can wait elsewhere are welcome."""
+        return self.writable and self.size <= self._limit
+
+    def send(self, frame: bytes) -> None:
+        """Send one packet when the turn ends."""
+        if self._closed:
+            return
+        self._frames.append(frame)
+        self.size += len(frame)
+        self._metrics.messages_sent += 1
+        if not self._marked:
+            self._marked = True
+            self._output.mark(self)
+
+    def send_packet(self, packet: Packet, version: int) -> None:
+        """Encode and send."""
+        self.send(encode(packet, version))
+
+    def mark(self) -> None:
+        """Have `before_flush` called when the turn ends."""
+        if not self._marked:
+            self._marked = True
+            self._output.mark(self)
+
+    def flush(self) -> None:
+        """Write what has been collected, if the network takes it."""
+        more = False
+        if self.before_flush is not None:
+            self._marked = True
+            more = self.before_flush()
+        self._marked = False
+        if self.writable:
+            self._write()
+            if more and self.writable:
+                self.mark()
+
+    def close(self) -> None:
+        """Write what has been collected, whether or not the network takes it, and close behind it."""
+        self._write()
+        self._closed = True
+        self._transport.close()
+
+    def _write(self) -> None:
+        if self._frames:
+            data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
+            self._frames.clear()
+            self.size = 0
+            self._metrics.bytes_sent += len(data)
+            self._transport.write(data)

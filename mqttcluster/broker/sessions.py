@@ -1,0 +1,196 @@
+"""CONNECT to CONNACK, and what happens to the session when a connection ends.
+
+`Sessions.open` reads as the agenda of a CONNECT. Two connections with one client id may be under way at once: the
+later one wins, here by `_opening`, in the store by the order of the calls [G3].
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mqttcluster.broker.auth import Authenticator, Authorizer, Credentials, Identity
+from mqttcluster.broker.metrics import Metrics
+from mqttcluster.broker.settings import Settings
+from mqttcluster.core.message import Message
+from mqttcluster.core.routing import Routing, Subscriber
+from mqttcluster.core.session import Session
+from mqttcluster.mqtt.packets import V31, Connect
+from mqttcluster.mqtt.reasons import MQTTError, Reason
+from mqttcluster.storage.interfaces import IStore, KeptSession, Opened, StoredWill, StoreError
+
+if TYPE_CHECKING:
+    from mqttcluster.broker.client import Client
+
+log = Logger(namespace="mqttcluster.sessions")
+
+
+class Sessions:
+    """The sessions this node knows: connected clients, and subscribers that may be offline."""
+
+    def __init__(
+        self,
+        store: IStore,
+        routing: Routing,
+        settings: Settings,
+        metrics: Metrics,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+    ) -> None:
+        self._store = store
+        self._routing = routing
+        self._settings = settings
+        self._metrics = metrics
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+        #: Client id -> the connection that owns the session now.
+        self.connected: dict[str, Client] = {}
+        #: Client id -> the latest connection whose `IStore.open` is under way.
+        self._opening: dict[str, Client] = {}
+        #: Durable sessions, connected or not, and clean ones while connected.
+        self.subscribers: dict[str, Subscriber] = {}
+
+    def restore(self, kept: KeptSession) -> None:
+        """A session that the store kept from an earlier life of this node."""
+        subscriber = Subscriber(kept.client_id, kept.generation, durable=True)
+        self.subscribers[kept.client_id] = subscriber
+        self._routing.restore(subscriber, kept.subscriptions.items())
+
+    async def open(self, client: Client, connect: Connect, now: float) -> bool | None:
+        """Give the client its session. Returns Session Present; None if the connection is not wanted any more.
+
+        Raises `MQTTError` with the reason for CONNACK.
+        """
+        client_id = self._client_id(connect)
+        await self._authenticate(client, client_id, connect)
+        client.identity = Identity(client_id, connect.username)
+        if client.ended:
+            return None
+        self._take_over(client_id)
+        self._opening[client_id] = client
+        expiry = 0 if connect.clean_start else self._settings.session_expiry
+        try:
+            opened = await self._store.open(
+                client_id, connect.clean_start, expiry, self._will(client, connect), now, self.look_ahead
+            )
+        except StoreError as error:
+            if self._opening.get(client_id) is client:
+                del self._opening[client_id]
+            log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
+            raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
+        if self._opening.get(client_id) is not client:
+            return None
+        del self._opening[client_id]
+        durable = expiry != 0
+        subscriber = self._subscriber(client_id, opened, durable)
+        subscriber.outlet = client.attach(self._session(client_id, opened, durable), subscriber)
+        self.connected[client_id] = client
+        if client.ended:
+            self.detach(client)
+            await self.close(client, publish_will=False, now=now)
+            return None
+        self._metrics.clients_maximum = max(self._metrics.clients_maximum, len(self.connected))
+        return opened.present
+
+    @property
+    def look_ahead(self) -> int:
+        """How many deliveries of a durable session are held in memory beside those in flight."""
+        return max(2 * self._settings.max_inflight, 64)
+
+    def _client_id(self, connect: Connect) -> str:
+        client_id = connect.client_id
+        if not client_id:
+            if connect.version == V31 or not connect.clean_start:  # [MQTT-3.1.3-7] [MQTT-3.1.3-8]
+                raise MQTTError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs CleanSession=1")
+            return f"auto-{secrets.token_hex(12)}"  # [MQTT-3.1.3-6]
+        if len(client_id) > self._settings.client_id_max_length:
+            raise MQTTError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client id is too long")
+        return client_id
+
+    async def _authenticate(self, client: Client, client_id: str, connect: Connect) -> None:
+        credentials = Credentials(client_id, connect.username, connect.password, client.anonymous_allowed, client.peer)
+        reason = await self._authenticator.authenticate(credentials)
+        if reason is not Reason.SUCCESS:
+            raise MQTTError(reason, "refused by the authenticator")
+
+    def _take_over(self, client_id: str) -> None:
+        """The newer connection wins; the older is closed [MQTT-3.1.4-2]."""
+        older = self.connected.get(client_id) or self._opening.get(client_id)
+        if older is not None:
+            self._metrics.takeovers += 1
+            older.taken_over()
+
+    def _will(self, client: Client, connect: Connect) -> StoredWill | None:
+        will = connect.will
+        if will is None:
+            return None
+        assert client.identity is not None
+        if will.topic.startswith("$") or not self._authorizer.may_publish(client.identity, will.topic):
+            client.refused("will", will.topic)
+            return None
+        return StoredWill(
+            Message(will.topic, will.payload, will.qos, will.retain, client.identity.client_id, will.properties)
+        )
+
+    def _subscriber(self, client_id: str, opened: Opened, durable: bool) -> Subscriber:
+        subscriber = self.subscribers.get(client_id)
+        if subscriber is not None and (not opened.present or subscriber.generation != opened.generation):
+            self._routing.forget(subscriber)
+            subscriber.outlet = None
+            subscriber = None
+        if subscriber is None:
+            subscriber = Subscriber(client_id, opened.generation, durable)
+            self._routing.restore(subscriber, opened.subscriptions.items())
+            self.subscribers[client_id] = subscriber
+        subscriber.durable = durable
+        return subscriber
+
+    def _session(self, client_id: str, opened: Opened, durable: bool) -> Session:
+        settings = self._settings
+        max_queued = self.look_ahead if durable else settings.max_queued
+        session = Session(client_id, opened.epoch, durable, settings.max_inflight, max_queued)
+        session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, opened.inbound)
+        for sequence in opened.released:
+            session.inflight.restore_received(sequence)
+        return session
+
+    def detach(self, client: Client) -> None:
+        """The connection has ended or is being taken over: no more deliveries go to it."""
+        outlet = client.outlet
+        if outlet is None:
+            return
+        if self.connected.get(client.client_id) is client:
+            del self.connected[client.client_id]
+        subscriber = outlet.subscriber
+        if subscriber.outlet is outlet:
+            subscriber.outlet = None
+            if not subscriber.durable:
+                self.forget(subscriber)
+
+    def close(self, client: Client, publish_will: bool, now: float) -> Deferred[object]:
+        """Tell the store that the connection has ended. Fires when it knows; never fails."""
+        assert client.outlet is not None
+        session = client.outlet.session
+
+        def failed(failure: Failure) -> None:
+            error = failure.value
+            log.error("store failed on close for {client_id}: {error}", client_id=session.client_id, error=error)
+
+        closing = self._store.close(session.client_id, session.epoch, publish_will, session.sent, now)
+        return closing.addErrback(failed)
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """A session has ended."""
+        self._routing.forget(subscriber)
+        if self.subscribers.get(subscriber.client_id) is subscriber:
+            del self.subscribers[subscriber.client_id]
+
+    def expired(self, client_id: str, generation: int) -> None:
+        """The store has ended an offline session."""
+        subscriber = self.subscribers.get(client_id)
+        if subscriber is not None and subscriber.generation == generation and subscriber.outlet is None:
+            self.forget(subscriber)

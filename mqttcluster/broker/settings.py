@@ -1,0 +1,37 @@
+"""The limits of a broker. docs/configuration.md gives them beside those of other brokers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mqttcluster.storage.interfaces import NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times are seconds, sizes bytes."""
+
+    node: str = "node"
+    #: Largest packet a client may send, fixed header included.
+    max_packet_size: int = 1024 * 1024
+    #: Connections of this node, whatever their state.
+    max_connections: int = 10_000
+    #: Time for CONNECT to arrive, and for a closed connection to take what is still to be sent.
+    connect_timeout: float = 10.0
+    #: Messages queued for one session.
+    max_queued: int = 1000
+    #: Deliveries at QoS 1 and 2 in flight towards one client.
+    max_inflight: int = 32
+    #: Publishes of one connection that wait for the store before reading pauses.
+    max_receiving: int = 256
+    #: Output of one connection that waits for the network before QoS 0 is dropped and reading pauses.
+    send_buffer: int = 1024 * 1024
+    #: How long a session with CleanSession=0 is kept after its connection ended; `NEVER` keeps it for ever.
+    session_expiry: int = NEVER
+    max_subscriptions: int = 10_000
+    max_topic_levels: int = 200
+    client_id_max_length: int = 1024
+    #: Topics that may have a retained message.
+    max_retained: int = 1_000_000
+    #: Time between two rounds of $SYS topics, 0 for none.
+    sys_interval: float = 10.0

@@ -1,0 +1,108 @@
+"""MQTT on a byte stream: Twisted's protocol on one side, the broker's client on the other."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mqttcluster.broker.broker import Broker
+from mqttcluster.broker.client import Client
+
+
+def describe(address: IAddress) -> str:
+    """An address as people write it: ``127.0.0.1:1883``, ``unix:/run/mqtt.sock``."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is not None:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    name = getattr(address, "name", None)
+    if isinstance(name, bytes):
+        name = name.decode(errors="backslashreplace")
+    return f"unix:{name}" if name else "unix"
+
+
+@implementer(IPushProducer)
+class MQTTProtocol(Protocol):
+    """One connection. It is the transport of its client, and the producer of its transport."""
+
+    client: Client | None = None
+
+    def __init__(self, broker: Broker, anonymous_allowed: bool) -> None:
+        self._broker = broker
+        self._anonymous_allowed = anonymous_allowed
+
+    def connectionMade(self) -> None:
+        transport = cast(ITCPTransport, self.transport)
+        set_no_delay = getattr(transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            set_no_delay(True)
+        self.client = self._broker.connect(self, describe(transport.getPeer()), self._anonymous_allowed)
+        if self.client is None:
+            transport.abortConnection()
+        else:
+            cast(IConsumer, self.transport).registerProducer(self, True)
+            self.dataReceived = self.client.data_received  # type: ignore[method-assign]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.client is not None:
+            if reason.check(ConnectionDone):
+                why = "closed by the peer without DISCONNECT"
+            elif reason.check(ConnectionLost):
+                why = "connection lost"
+            else:
+                why = reason.getErrorMessage()
+            self.client.connection_lost(why)
+            self.client = None
+
+    # the producer of the real transport: it says when the network takes no more
+
+    def pauseProducing(self) -> None:
+        if self.client is not None:
+            self.client.pause_writing()
+
+    def resumeProducing(self) -> None:
+        if self.client is not None:
+            self.client.resume_writing()
+
+    def stopProducing(self) -> None:
+        """The connection is gone; `connectionLost` follows."""
+
+    # the transport of the client
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        cast(ITCPTransport, self.transport).write(data)
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        cast(IConsumer, self.transport).unregisterProducer()
+        cast(ITCPTransport, self.transport).loseConnection()
+
+    def abort(self) -> None:
+        """Close now."""
+        cast(ITCPTransport, self.transport).abortConnection()
+
+    def pause_reading(self) -> None:
+        """Hand on no more bytes."""
+        cast(IPushProducer, self.transport).pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        cast(IPushProducer, self.transport).resumeProducing()
+
+
+class MQTTFactory(Factory):
+    """Makes a protocol for each connection of a listener; `anonymous_allowed`: clients need no user name."""
+
+    noisy = False
+
+    def __init__(self, broker: Broker, anonymous_allowed: bool) -> None:
+        self._broker = broker
+        self._anonymous_allowed = anonymous_allowed
+
+    def buildProtocol(self, addr: IAddress | None) -> MQTTProtocol:
+        return MQTTProtocol(self._broker, self._anonymous_allowed)

@@ -1,0 +1,1 @@
+"""Tests, in the order of the floors; `support` holds what they share."""
