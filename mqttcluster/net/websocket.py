@@ -1,0 +1,414 @@
+"""MQTT over WebSocket: a thin layer between a Twisted transport and a byte-stream protocol.
+
+``WebSocketFactory``   wraps the factory that a TCP listener would use. It listens on any endpoint; on a TLS one that is
+                       wss. By default a page of any origin may connect: `handshake` says what that means, and all
+                       the other rules of the handshake.
+``WebSocketProtocol``  is one connection: the protocol of the real transport and, after the handshake, the transport of
+                       the wrapped protocol. Frames are read and written by `frames`.
+
+How a connection goes:
+
+    HANDSHAKE --accepted--> OPEN --our Close--> CLOSING --client's Close--> ENDING --> LOST
+        |                    |                     |                          ^
+        +----refused---------+--client's Close, broken rule-------------------+
+
+*The wrapped protocol* is built and connected when the handshake is done, and sees a stream: bytes of binary frames, as
+they come, all of one chunk together; frames and messages have no meaning for it. Each `write` is one binary frame.
+
+*Backpressure, outgoing.* Whoever registers as a producer is paused and resumed by the real transport. A push producer
+is needed; a pull producer is refused with ValueError. While the transport is full, only the latest ping is remembered
+and answered later, as RFC 6455 allows in 5.5.3: pings of a client that does not read cost nothing. Reading is not
+stopped for that, because a client that waits to write before it reads would wait for ever.
+
+*Backpressure, incoming.* `pauseProducing` stops reading and handing on. What was already received stays here: at most
+what the transport had read at once (64 KiB).
+
+*Ending.* `loseConnection` sends Close 1000 after what was written and waits for the client's Close; everything else the
+client sends is dropped. A registered producer does not delay it. A client that breaks a rule gets a Close with the code
+that says so, then the connection ends. Whatever way it ends, after `close_timeout` it is aborted. `abortConnection` is
+immediate. The wrapped protocol hears `connectionLost` when the real connection is gone, and only if it was connected;
+the reason is the real one, or ``BrokenRule`` where that was the cause.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from http import HTTPStatus
+from typing import Any, cast
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, ITransport
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as StreamProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+
+from mqttcluster.net.frames import Ended, Frames
+from mqttcluster.net.handshake import Accepted, Handshake, Refused, Rules, refuse
+from mqttcluster.net.interfaces import Clock, Producer, StreamFactory, Transport
+
+_log = Logger()
+
+_NORMAL = 1000
+
+
+class _State(enum.Enum):
+    HANDSHAKE = enum.auto()
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    ENDING = enum.auto()
+    LOST = enum.auto()
+
+
+class BrokenRule(Exception):
+    """The client has broken a rule of WebSocket and was sent away with the close code `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the client broke a rule of WebSocket, close code {code}")
+        self.code = code
+
+
+class WebSocketFactory(Factory["WebSocketProtocol"]):
+    """Serves `wrapped`'s protocols to WebSocket clients.
+
+    `path` is the only one that is answered. `origins` are the web origins whose pages may connect, like
+    ``https://example.org``, compared without regard to case; empty means any. `deflate` accepts permessage-deflate.
+    `max_message` bounds one compressed message, in inflated bytes (a message that is not compressed needs no bound: it
+    is never put together). `handshake_timeout` and `close_timeout` are seconds. `clock` is the reactor, or a
+    `twisted.internet.task.Clock`. Raises ValueError for a path or origin that could never match.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        wrapped: StreamFactory,
+        path: str = "/mqtt",
+        origins: Collection[str] = (),
+        deflate: bool = False,
+        *,
+        max_message: int = 1024 * 1024,
+        handshake_timeout: float = 10.0,
+        close_timeout: float = 5.0,
+        clock: Clock,
+    ) -> None:
+        self.wrapped = wrapped
+        self.rules = Rules(path, origins, deflate, max_message)
+        self.handshake_timeout = handshake_timeout
+        self.close_timeout = close_timeout
+        self.clock = clock
+
+    def doStart(self) -> None:
+        self.wrapped.doStart()
+        super().doStart()  # type: ignore[no-untyped-call]
+
+    def doStop(self) -> None:
+        self.wrapped.doStop()
+        super().doStop()  # type: ignore[no-untyped-call]
+
+    def buildProtocol(self, addr: IAddress | None) -> WebSocketProtocol:
+        protocol = WebSocketProtocol(self, addr)
+        protocol.factory = self
+        return protocol
+
+
+class _Outgoing:
+    """The producer that the real transport knows: tells the connection when the transport is full."""
+
+    def __init__(self, connection: WebSocketProtocol) -> None:
+        self._connection = connection
+
+    def pauseProducing(self) -> None:
+        self._connection.output_full()
+
+    def resumeProducing(self) -> None:
+        self._connection.output_free()
+
+    def stopProducing(self) -> None:
+        self._connection.stop_producer()
+
+
+class WebSocketProtocol(StreamProtocol):
+    """One connection. Towards the wrapped protocol it is a transport, with what the real one has beyond it."""
+
+    disconnecting = False
+
+    def __init__(self, factory: WebSocketFactory, addr: IAddress | None) -> None:
+        self._owner = factory
+        self._addr = addr
+        self._state = _State.HANDSHAKE
+        self._handshake: Handshake | None = Handshake(factory.rules)
+        self._timer: IDelayedCall | None = None
+        self._wrapped: Any = None
+        self._pending: deque[bytes] = deque()
+        self._paused = False
+        self._reading = True
+        self._delivering = False
+        self._delivery: IDelayedCall | None = None
+        self._producer: Producer | None = None
+        self._full = False
+        self._ping: bytes | None = None
+        self._broken: BrokenRule | None = None
+
+    # What the real transport calls.
+
+    def makeConnection(self, transport: ITransport) -> None:
+        directlyProvides(self, providedBy(transport))  # so that a TLS connection can be told from others
+        super().makeConnection(transport)  # type: ignore[no-untyped-call]
+
+    def connectionMade(self) -> None:
+        self._real = cast(Transport, self.transport)
+        self._real.registerProducer(_Outgoing(self), True)
+        self._start_timer(self._owner.handshake_timeout, self._handshake_late)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._handshake is not None:
+            answer = self._handshake.receive(data)
+            if isinstance(answer, Accepted):
+                self._accept(answer)
+            elif answer is not None:
+                self._refuse(answer)
+        elif self._state in (_State.OPEN, _State.CLOSING):
+            self._pending.append(data)
+            self._deliver()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._state = _State.LOST
+        self.connected = 0
+        self.disconnecting = True
+        self._handshake = None
+        self._pending.clear()
+        self._stop_timer()
+        _cancel(self._delivery)
+        self.stop_producer()
+        wrapped, self._wrapped = self._wrapped, None
+        if wrapped is not None:
+            wrapped.connectionLost(Failure(self._broken) if self._broken is not None else reason)
+
+    # The handshake.
+
+    def _accept(self, accepted: Accepted) -> None:
+        wrapped = self._owner.wrapped.buildProtocol(self._addr)
+        if wrapped is None:
+            self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "No more connections are accepted at the moment."))
+            return
+        self._handshake = None
+        self._stop_timer()
+        self._frames = Frames(accepted.deflate)
+        self._state = _State.OPEN
+        self._real.write(accepted.response)
+        self._wrapped = wrapped
+        wrapped.makeConnection(self)
+        if accepted.rest and self._state in (_State.OPEN, _State.CLOSING):
+            self._pending.append(accepted.rest)
+            self._deliver()
+
+    def _refuse(self, refused: Refused) -> None:
+        _log.debug(
+            "handshake from {peer} refused with {status}: {reason}",
+            peer=self._real.getPeer(),
+            status=refused.status,
+            reason=refused.reason,
+        )
+        self._handshake = None
+        self._real.write(refused.response)
+        self._end()
+
+    def _handshake_late(self) -> None:
+        self._refuse(refuse(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive."))
+
+    # Reading.
+
+    def _deliver(self) -> None:
+        """Hand on what is pending until the wrapped protocol pauses."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._pending and not self._paused and self._state in (_State.OPEN, _State.CLOSING):
+                received = self._frames.receive(self._next_chunk())
+                if received.payload and self._state is _State.OPEN:
+                    self._wrapped.dataReceived(received.payload)
+                for ping in received.pings:
+                    self._answer_ping(ping)
+                if received.ended is not None:
+                    self._ended(received.ended)
+        finally:
+            self._delivering = False
+        self._set_reading()
+
+    def _next_chunk(self) -> bytes:
+        chunk = self._pending.popleft()
+        step = self._frames.step
+        if step is not None and len(chunk) > step:
+            self._pending.appendleft(chunk[step:])
+            return chunk[:step]
+        return chunk
+
+    def _answer_ping(self, payload: bytes) -> None:
+        if self._full:
+            self._ping = payload
+        elif self._state is _State.OPEN:
+            self._real.write(self._frames.pong(payload))
+
+    def _ended(self, ended: Ended) -> None:
+        if self._state is _State.OPEN:
+            self.disconnecting = True
+            self._real.write(self._frames.close(ended.code))
+        if self._state in (_State.OPEN, _State.CLOSING):
+            if not ended.clean:
+                self._broken = BrokenRule(ended.code)
+                _log.debug("closing WebSocket of {peer} with {code}", peer=self._real.getPeer(), code=ended.code)
+            self._end()
+
+    def _set_reading(self) -> None:
+        """Make the real transport read, or not, as it is wanted now."""
+        if self._state not in (_State.OPEN, _State.CLOSING):
+            return
+        wanted = not self._paused and not self._pending
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._real.resumeProducing()
+            else:
+                self._real.pauseProducing()
+
+    def _deliver_later(self) -> None:
+        """Deliver in a turn of its own: the caller may be in the middle of something."""
+        if self._delivery is None and not self._delivering:
+            self._delivery = self._owner.clock.callLater(0, self._deliver_now)
+
+    def _deliver_now(self) -> None:
+        self._delivery = None
+        try:
+            self._deliver()
+        except Exception:
+            # As a reactor does with an exception out of dataReceived.
+            _log.failure("a protocol over WebSocket failed; its connection is dropped")
+            self.abortConnection()
+
+    # Ending.
+
+    def _end(self) -> None:
+        """End the real connection after what was written."""
+        if self._state is not _State.CLOSING:  # then it is being timed already
+            self._start_timer(self._owner.close_timeout, self._real.abortConnection)
+        self._state = _State.ENDING
+        self.disconnecting = True
+        self._pending.clear()
+        if not self._reading:  # TLS ends with words from both sides
+            self._reading = True
+            self._real.resumeProducing()
+        self._real.unregisterProducer()  # a transport that has paused its producer would wait for it
+        self._real.loseConnection()
+
+    def _start_timer(self, seconds: float, then: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self._owner.clock.callLater(seconds, then)
+
+    def _stop_timer(self) -> None:
+        _cancel(self._timer)
+        self._timer = None
+
+    # What the real transport says about its outgoing buffer.
+
+    def output_full(self) -> None:
+        self._full = True
+        if self._producer is not None and self._state is _State.OPEN:
+            self._producer.pauseProducing()
+
+    def output_free(self) -> None:
+        self._full = False
+        ping, self._ping = self._ping, None
+        if ping is not None:
+            self._answer_ping(ping)
+        # The pong may have filled it again.
+        if self._producer is not None and self._state is _State.OPEN and not self._full:
+            self._producer.resumeProducing()
+
+    def stop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+
+    # The transport of the wrapped protocol.
+
+    def write(self, data: bytes) -> None:
+        """Send `data` as one binary frame [MQTT-6.0.0-1]. It is dropped once the end has begun."""
+        if data and self._state is _State.OPEN:
+            self._real.write(self._frames.binary(data))
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Send all of `data` as one binary frame."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Send Close 1000 after what was written and wait for the client's Close, at most `close_timeout` seconds."""
+        if self._state is not _State.OPEN:
+            return
+        self._real.write(self._frames.close(_NORMAL))
+        self._state = _State.CLOSING
+        self.disconnecting = True
+        self._start_timer(self._owner.close_timeout, self._real.abortConnection)
+        self.resumeProducing()  # the client's Close is still to be read
+
+    def abortConnection(self) -> None:
+        """End the connection now."""
+        if self._state is not _State.LOST:
+            self._state = _State.ENDING
+            self.disconnecting = True
+            self._pending.clear()
+            self._real.abortConnection()
+
+    def registerProducer(self, producer: Producer, streaming: bool) -> None:
+        """Have `producer` paused while the transport's buffer is full. ValueError for a pull producer."""
+        if not streaming:
+            raise ValueError("a WebSocket needs a push (streaming) producer")
+        if self._producer is not None:
+            raise RuntimeError("another producer is registered already")
+        if self._state is not _State.OPEN:
+            producer.stopProducing()
+            return
+        self._producer = producer
+        if self._full:
+            producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """Stop reading and handing on; a protocol that is closing has nothing to pause."""
+        if self._state is _State.OPEN:
+            self._paused = True
+            self._set_reading()
+
+    def resumeProducing(self) -> None:
+        """Go on; what is pending is handed on in another reactor turn."""
+        self._paused = False
+        if self._pending:
+            self._deliver_later()
+        elif not self._delivering:
+            self._set_reading()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def getPeer(self) -> IAddress:
+        """Where the TCP connection comes from. Headers of proxies are not believed."""
+        return self._real.getPeer()
+
+    def getHost(self) -> IAddress:
+        return self._real.getHost()
+
+    def __getattr__(self, name: str) -> Any:
+        # What only some transports have: getPeerCertificate, setTcpNoDelay, ...
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.transport, name)
+
+
+def _cancel(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
