@@ -46,6 +46,9 @@ class Opened:
     `released` are sequences whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for them.
     `inbound` are packet ids of QoS 2 messages received and not released.
     `wiped` is the generation of the kept session that this open ended, 0 for none.
+
+    In a store that nodes share: `previous` is (node, epoch) of a connection that this open took over, None for none;
+    `unannounced` tells that the last owner may have stored subscriptions which the other nodes do not know.
     """
 
     epoch: int
@@ -58,6 +61,8 @@ class Opened:
     released: list[int] = field(default_factory=list)
     inbound: set[int] = field(default_factory=set)
     wiped: int = 0
+    previous: tuple[str, int] | None = None
+    unannounced: bool = False
 
 
 class Closed(Enum):
@@ -106,11 +111,19 @@ class Published:
 
     `repeated`: the exchange was known, or the will was published before; nothing was changed.
     `stale`: the exchange named an old epoch; nothing was changed.
+
+    In a store that nodes share: `owners` has (node, epoch) per target, ('', 0) for one that is offline. A known exchange
+    is not `repeated` but done again, and targets that have the message already answer GONE; `exchange` is then
+    (publisher, number, lowest number still open), by which receivers without a queue tell a repetition.
+    `version` is that of the retained message, 0 for none.
     """
 
     sequences: Sequence[int] = ()
     repeated: bool = False
     stale: bool = False
+    owners: Sequence[tuple[str, int]] = ()
+    exchange: tuple[str, int, int] | None = None
+    version: int = 0
 
 
 @dataclass(slots=True)
