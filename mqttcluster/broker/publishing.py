@@ -115,7 +115,7 @@ class Publishing:
         """Give the message to its receivers."""
         if plan.live:
             self._deliver_live(plan)
-        for (subscriber, qos), sequence in zip(plan.queued, plan.sequences):
+        for (subscriber, qos), sequence in zip(plan.queued, plan.sequences, strict=True):
             if sequence == FULL:
                 self._metrics.dropped["queue_full"] += 1
             elif sequence != GONE and subscriber.outlet is not None:

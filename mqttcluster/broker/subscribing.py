@@ -39,8 +39,9 @@ class Subscribing:
         """
         granted: list[tuple[str, Subscription]] = []
         reasons: list[Reason] = []
+        new: set[str] = set()
         for topic_filter, subscription in packet.filters:
-            reason = self._decide(client, topic_filter, {f for f, _ in granted})
+            reason = self._decide(client, topic_filter, new)
             if reason is Reason.SUCCESS:
                 granted.append((topic_filter, subscription))
                 reason = Reason(subscription.qos)
@@ -80,17 +81,19 @@ class Subscribing:
         client.send_packet(Unsuback(packet.packet_id, reasons))
 
     def _decide(self, client: Client, topic_filter: str, new: set[str]) -> Reason:
-        assert client.identity is not None and client.outlet is not None
+        """`new` collects the filters of one packet that the session does not have yet."""
+        assert client.identity is not None
+        assert client.outlet is not None
         settings = self._settings
         if topic_filter.count("/") >= settings.max_topic_levels:
             return Reason.TOPIC_FILTER_INVALID
         if not self._authorizer.may_subscribe(client.identity, topic_filter):
             return Reason.NOT_AUTHORIZED
         present = client.outlet.subscriber.subscriptions
-        new = new - present.keys()
         if topic_filter not in present and topic_filter not in new:
             if len(present) + len(new) >= settings.max_subscriptions:
                 return Reason.QUOTA_EXCEEDED
+            new.add(topic_filter)
         return Reason.SUCCESS
 
     async def _store_changes(self, client: Client, add: dict[str, Subscription], remove: list[str]) -> bool:

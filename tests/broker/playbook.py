@@ -7,9 +7,9 @@
     alice.send(Subscribe(1, [("a/b", Subscription(1))]))
     assert alice.packets() == [Suback(1, [Reason.GRANTED_QOS_1])]
 
-`Peer.send` takes packets, bytes, or hex text ("C0 00"). `Peer.packets()` is what arrived since the last call, `Peer.bytes()`
-the same undecoded. `Peer.closed` tells whether the broker has closed the connection. `World.hold()` makes the store
-keep its answers back until `World.answer()`.
+`Peer.send` takes packets, bytes, or hex text ("C0 00"). `Peer.packets()` is what arrived since the last call,
+`Peer.bytes()` the same undecoded. `Peer.closed` tells whether the broker has closed the connection.
+`World.hold()` makes the store keep its answers back until `World.answer()`.
 """
 
 from __future__ import annotations
@@ -108,14 +108,15 @@ class Peer:
 
     def send(self, *parts: Packet | bytes | str) -> Peer:
         """Send packets, bytes or hex text in one chunk."""
-        chunk = b"".join(
-            part if isinstance(part, bytes) else bytes.fromhex(part) if isinstance(part, str) else encode(part, self.version)
-            for part in parts
-        )
         assert self.client is not None
-        self.client.data_received(chunk)
+        self.client.data_received(b"".join(map(self._encoded, parts)))
         self.world.settle()
         return self
+
+    def _encoded(self, part: Packet | bytes | str) -> bytes:
+        if isinstance(part, str):
+            return bytes.fromhex(part)
+        return part if isinstance(part, bytes) else encode(part, self.version)
 
     def bytes(self) -> bytes:
         """What arrived since the last look."""

@@ -1,0 +1,209 @@
+"""A file of user names and password hashes, one ``name:hash`` a line.
+
+Two kinds of hashes are read: Argon2id (``$argon2id$...``), made by ``python -m mqttcluster.broker.passwords NAME``, and
+those of mosquitto_passwd (``$7$``, PBKDF2 with SHA-512). Empty lines and lines that begin with ``#`` say nothing.
+
+Hashing is slow on purpose, so it is done in threads, a few at a time. An unknown name costs the same as a wrong
+password: it is checked against a hash that nothing fits.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import getpass
+import hashlib
+import hmac
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import Argon2Error, InvalidHash
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mqttcluster.broker.auth import Credentials
+from mqttcluster.mqtt.reasons import Reason
+
+log = Logger(namespace="mqttcluster.passwords")
+
+#: Checks that may wait for a thread. More clients are told that the server is busy.
+MAX_WAITING = 500
+#: Least and most work a hash may ask for: a file is trusted, a typing mistake in it is not.
+_ITERATIONS = range(1, 10_000_001)
+_ARGON2_KIB = range(8, (1 << 20) + 1)
+
+
+class PasswordFileError(Exception):
+    """The file cannot be used; the text names the line and the cure, and nothing secret."""
+
+
+class Hash(Protocol):
+    """A password hash."""
+
+    def fits(self, password: bytes) -> bool:
+        """Whether it is the hash of `password`. Slow; for a thread."""
+
+    def like(self) -> Hash:
+        """A hash that costs the same and that no password fits."""
+
+
+class Argon2:
+    """An encoded Argon2 hash. Raises ValueError if it is none."""
+
+    def __init__(self, encoded: str) -> None:
+        try:
+            self._parameters = extract_parameters(encoded)
+        except InvalidHash as error:
+            raise ValueError("this is no Argon2 hash") from error
+        if self._parameters.memory_cost not in _ARGON2_KIB:
+            raise ValueError("its memory cost is out of bounds")
+        self._encoded = encoded
+
+    def fits(self, password: bytes) -> bool:
+        try:
+            return PasswordHasher().verify(self._encoded, password)
+        except (Argon2Error, InvalidHash):
+            return False
+
+    def like(self) -> Hash:
+        parts = self._encoded.split("$")
+        for index in (-1, -2):
+            size = len(base64.b64decode(parts[index] + "=" * (-len(parts[index]) % 4)))
+            parts[index] = base64.b64encode(os.urandom(size)).decode().rstrip("=")
+        return Argon2("$".join(parts))
+
+
+class Pbkdf2:
+    """What mosquitto_passwd writes: iterations, salt, hash. Raises ValueError if they cannot be."""
+
+    def __init__(self, iterations: int, salt: bytes, digest: bytes) -> None:
+        if iterations not in _ITERATIONS or len(digest) != 64:
+            raise ValueError("this is no hash of mosquitto_passwd")
+        self._iterations, self._salt, self._digest = iterations, salt, digest
+
+    @classmethod
+    def read(cls, encoded: str) -> Pbkdf2:
+        try:
+            iterations, salt, digest = encoded.removeprefix("$7$").split("$")
+            return cls(int(iterations), base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True))
+        except (ValueError, binascii.Error) as error:
+            raise ValueError("this is no hash of mosquitto_passwd") from error
+
+    def fits(self, password: bytes) -> bool:
+        digest = hashlib.pbkdf2_hmac("sha512", password, self._salt, self._iterations, len(self._digest))
+        return hmac.compare_digest(digest, self._digest)
+
+    def like(self) -> Hash:
+        return Pbkdf2(self._iterations, os.urandom(len(self._salt)), os.urandom(len(self._digest)))
+
+
+def read_passwords(path: str) -> dict[str, Hash]:
+    """The hashes by user name. Raises PasswordFileError."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = stream.read().split("\n")
+    except OSError as error:
+        raise PasswordFileError(f"cannot read {path}: {error.strerror}; name a readable file") from error
+    except UnicodeDecodeError as error:
+        raise PasswordFileError(f"{path} is not UTF-8; save it as UTF-8") from error
+    hashes: dict[str, Hash] = {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip("\r")
+        if not line.strip() or line.startswith("#"):
+            continue
+        # A hash has no colon; a user name may.
+        name, colon, encoded = line.rpartition(":")
+        if not colon or not name:
+            raise PasswordFileError(f"{path}, line {number}: write name:hash")
+        if name in hashes:
+            raise PasswordFileError(f"{path}, line {number}: the name is there twice; remove one")
+        try:
+            hashes[name] = _read_hash(encoded.strip())
+        except ValueError as error:
+            raise PasswordFileError(
+                f"{path}, line {number}: {error}; make one with mosquitto_passwd, or with "
+                "python -m mqttcluster.broker.passwords NAME"
+            ) from None
+    if not hashes:
+        raise PasswordFileError(f"{path} holds no user; add one, or leave the option out")
+    return hashes
+
+
+def _read_hash(encoded: str) -> Hash:
+    if encoded.startswith("$argon2id$"):
+        return Argon2(encoded)
+    if encoded.startswith("$7$"):
+        return Pbkdf2.read(encoded)
+    raise ValueError("the hash is neither $argon2id$ nor $7$")
+
+
+class PasswordFile:
+    """The `Authenticator` that asks a file. `run` calls a function in a thread; `at_once` checks run side by side."""
+
+    def __init__(
+        self,
+        hashes: dict[str, Hash],
+        run: Callable[[Callable[[bytes], bool], bytes], Deferred[bool]],
+        at_once: int = 2,
+    ) -> None:
+        self._hashes = hashes
+        self._run = run
+        self._limit = DeferredSemaphore(at_once)
+        self._waiting = 0
+        # Every kind of hash in the file has a cost of its own; an unknown name takes that of the first line.
+        self._nobody = next(iter(hashes.values())).like()
+
+    def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
+        if credentials.username is None:
+            return succeed(Reason.SUCCESS if credentials.anonymous_allowed else Reason.NOT_AUTHORIZED)
+        if self._waiting >= MAX_WAITING:
+            return succeed(Reason.SERVER_BUSY)
+        self._waiting += 1
+        known = self._hashes.get(credentials.username)
+        fits = (known or self._nobody).fits
+        checked: Deferred[bool] = self._limit.run(self._run, fits, credentials.password or b"")
+        given = credentials.password is not None
+
+        def answer(right: bool) -> Reason:
+            return Reason.SUCCESS if right and given and known is not None else Reason.BAD_USER_NAME_OR_PASSWORD
+
+        def failed(failure: Failure) -> Reason:
+            log.failure("a password could not be checked", failure=failure)
+            return Reason.SERVER_UNAVAILABLE
+
+        def done(reason: Reason) -> Reason:
+            self._waiting -= 1
+            return reason
+
+        return checked.addCallback(answer).addErrback(failed).addCallback(done)
+
+
+def line(name: str, password: str) -> str:
+    """A line for the file. Raises ValueError for a name that cannot stand in it."""
+    if not name or name != name.strip() or name.startswith("#") or "\n" in name or "\r" in name or "\0" in name:
+        raise ValueError("a name is one line, and does not begin with # or a space")
+    return f"{name}:{PasswordHasher().hash(password)}"
+
+
+def main() -> None:
+    """``python -m mqttcluster.broker.passwords NAME``: ask for a password (or read it from a pipe), write the line."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m mqttcluster.broker.passwords NAME >> FILE")
+    if sys.stdin.isatty():
+        password = getpass.getpass()
+        if password != getpass.getpass("Again: "):
+            sys.exit("they differ")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    try:
+        sys.stdout.write(line(sys.argv[1], password) + "\n")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
