@@ -1,0 +1,1 @@
+"""Floor 2: every store against one contract."""

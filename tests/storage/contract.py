@@ -1,0 +1,620 @@
+"""The contract of `IStore`, as a suite. A store's test module inherits `Contract` and gives a `store` fixture.
+
+`make(limits)` is the fixture that gives a started store; `store` is one with the limits the broker has by default.
+Sessions that end with their connection need not survive a restart; tests about them are skipped by a variant that
+restarts the store after each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from mqttcluster.core.message import Message
+from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.interfaces import (
+    FULL,
+    GONE,
+    NEVER,
+    Closed,
+    Publication,
+    Published,
+    QueueLimits,
+    StoredWill,
+    StoreError,
+)
+from tests.storage.driver import Driver, message, outcome, to
+
+Make = Callable[..., Driver]
+
+
+def lasting(store: Driver) -> None:
+    if store.restart is not None:
+        pytest.skip("a session without expiry does not survive a restart")
+
+
+def payloads(deliveries: list[Any]) -> list[tuple[int, bytes]]:
+    return [(delivery.sequence, delivery.message.payload) for delivery in deliveries]
+
+
+def will(text: str = "gone", delay: int = 0, topic: str = "will") -> StoredWill:
+    return StoredWill(message(text, topic), delay)
+
+
+class Contract:
+    @pytest.fixture
+    def store(self, make: Make) -> Driver:
+        return make()
+
+    # A store's life
+
+    def test_calls_after_stop_fail(self, make: Make) -> None:
+        """A broker that shuts down answers "server unavailable", not with a traceback."""
+        store = make()
+        outcome(store.store.stop(), store.reactor)
+        for deferred in (
+            store.store.recover(0.0),
+            store.store.open("c", True, 0, None, 0.0, 1),
+            store.store.close("c", 1, False, 0, 0.0),
+            store.store.subscribe("c", 1, {}),
+            store.store.publish(Publication(message())),
+            store.store.acknowledge("c", 1),
+            store.store.release("c", 1, ()),
+            store.store.read("c", 1, 0, 1),
+            store.store.due(0.0, 1),
+        ):
+            with pytest.raises(StoreError):
+                outcome(deferred, store.reactor)
+
+    def test_stop_finishes_what_was_asked(self, make: Make) -> None:
+        """Publishes that are under way when the broker stops are acknowledged, not lost."""
+        store = make()
+        answers: list[object] = []
+        for number in range(50):
+            store.store.publish(Publication(message(str(number)))).addCallback(answers.append)
+        outcome(store.store.stop(), store.reactor)
+        assert answers == [Published([])] * 50
+
+    def test_stop_twice(self, make: Make) -> None:
+        store = make()
+        outcome(store.store.stop(), store.reactor)
+        assert outcome(store.store.stop(), store.reactor) is None
+
+    def test_answers_come_in_the_order_of_the_calls(self, store: Driver) -> None:
+        """PUBACKs leave in the order of the PUBLISHes [MQTT-4.6.0-2], a takeover is seen by the calls after it only."""
+        if store.restart is not None:
+            pytest.skip("the calls are made without waiting")
+        order: list[object] = []
+        asked: list[Deferred[Any]] = []
+
+        def ask(deferred: Deferred[Any], name: object) -> None:
+            deferred.addCallback(lambda result: order.append((name, result)))
+            asked.append(deferred)
+
+        first = store.open()
+        for number in range(20):
+            ask(store.store.publish(Publication(message(str(number)), [to(first)])), number)
+        ask(store.store.release("c", first.epoch, ()), "before")
+        ask(store.store.open("c", False, NEVER, None, 0.0, 100), "takeover")
+        ask(store.store.release("c", first.epoch, ()), "after")
+        ask(store.store.read("c", first.epoch, 0, 100), "read")
+        for deferred in asked:
+            outcome(deferred, store.reactor)
+        names = [name for name, _ in order]  # type: ignore[misc]
+        answers = dict(order)  # type: ignore[arg-type]
+        assert names == [*range(20), "before", "takeover", "after", "read"]
+        assert [answers[number].sequences for number in range(20)] == [[number + 1] for number in range(20)]
+        assert answers["before"] is True
+        assert len(answers["takeover"].queue) == 20
+        assert answers["after"] is False
+        assert answers["read"] == []
+
+    # Opening and epochs
+
+    def test_a_new_session_has_nothing(self, store: Driver) -> None:
+        opened = store.open()
+        assert not opened.present
+        assert opened.generation == opened.epoch > 0
+        assert (opened.subscriptions, opened.queue, opened.released, opened.inbound) == ({}, [], [], set())
+        assert (opened.last, opened.sent, opened.wiped) == (0, 0, 0)
+
+    def test_epochs_grow_over_all_clients(self, store: Driver) -> None:
+        epochs = [store.open(f"c{number % 3}", clean=bool(number % 2)).epoch for number in range(9)]
+        assert epochs == sorted(set(epochs))
+
+    def test_a_kept_session_goes_on(self, store: Driver) -> None:
+        """A client that comes back finds its subscriptions and its queue [MQTT-3.1.2-4]."""
+        first = store.open(expiry=100)
+        wanted = {"a/#": Subscription(1, True, True, 2, 7), "b/+": Subscription(2)}
+        assert store.subscribe("c", first.epoch, wanted)
+        assert store.close("c", first.epoch) is Closed.KEPT
+        assert store.publish(message("one"), to(first)).sequences == [1]
+        second = store.open(expiry=100, now=99.0)
+        assert second.present
+        assert second.epoch > first.epoch
+        assert second.generation == first.generation
+        assert second.subscriptions == wanted
+        assert payloads(second.queue) == [(1, b"one")]
+        assert (second.last, second.sent, second.wiped) == (1, 0, 0)
+
+    def test_clean_wipes(self, store: Driver) -> None:
+        """Clean session means nothing of the old one is seen again [MQTT-3.1.2-6]."""
+        first = store.open()
+        store.subscribe("c", first.epoch, {"a": Subscription(1)})
+        store.publish(message("x", qos=2), to(first), exchange=("c", first.epoch, 5))
+        store.publish(message("y", qos=2), to(first, qos=2))
+        store.acknowledge("c", first.epoch, received=[2])
+        second = store.open(clean=True)
+        assert not second.present
+        assert second.wiped == first.generation
+        assert second.generation == second.epoch > first.epoch
+        assert (second.subscriptions, second.queue, second.released, second.inbound) == ({}, [], [], set())
+        assert second.last == 0
+        store.close("c", second.epoch)
+        third = store.open()
+        assert third.present
+        assert (third.subscriptions, third.queue, third.released, third.inbound) == ({}, [], [], set())
+
+    def test_nothing_of_a_wiped_session_is_queued_any_more(self, store: Driver) -> None:
+        """A publish that was planned before the wipe does not reach the session after it."""
+        first = store.open()
+        second = store.open(clean=True)
+        assert store.publish(message("late"), to(first)).sequences == [GONE]
+        assert store.publish(message("new"), to(second)).sequences == [1]
+        assert payloads(store.read("c", second.epoch)) == [(1, b"new")]
+
+    def test_wiped_names_kept_sessions_only(self, store: Driver) -> None:
+        lasting(store)
+        store.open(clean=True, expiry=0)
+        assert store.open(clean=True).wiped == 0
+
+    def test_an_expired_session_is_not_found(self, store: Driver) -> None:
+        first = store.open(expiry=10)
+        store.publish(message("x"), to(first))
+        store.close("c", first.epoch, now=100.0)
+        second = store.open(expiry=10, now=110.0)
+        assert not second.present
+        assert second.wiped == first.generation
+        assert second.queue == []
+
+    def test_never_means_never(self, store: Driver) -> None:
+        first = store.open(expiry=NEVER)
+        store.close("c", first.epoch, now=0.0)
+        assert store.due(float(2 * NEVER)).expired == []
+        assert store.open(now=float(2 * NEVER)).present
+
+    def test_limit_bounds_what_open_reads(self, store: Driver) -> None:
+        first = store.open()
+        for number in range(10):
+            store.publish(message(str(number)), to(first))
+        second = store.open(limit=3)
+        assert payloads(second.queue) == [(1, b"0"), (2, b"1"), (3, b"2")]
+        assert second.last == 10
+        assert payloads(store.read("c", second.epoch, after=3, limit=4)) == [(4, b"3"), (5, b"4"), (6, b"5"), (7, b"6")]
+        assert payloads(store.read("c", second.epoch, after=7, limit=4)) == [(8, b"7"), (9, b"8"), (10, b"9")]
+        assert store.read("c", second.epoch, after=10) == []
+        assert store.open(limit=0).queue == []
+
+    def test_a_resumed_session_without_expiry_lives_as_long_as_its_connection(self, store: Driver) -> None:
+        """MQTT 5.0: Clean Start 0 with Session Expiry 0 goes on with the session and ends it at the end."""
+        first = store.open(expiry=100)
+        store.subscribe("c", first.epoch, {"a": Subscription(1)})
+        second = store.open(expiry=0)
+        assert second.present
+        assert store.publish(message("x"), to(first)).sequences == [1]
+        assert payloads(store.read("c", second.epoch)) == [(1, b"x")]
+        third = store.open(expiry=0)
+        assert not third.present
+        assert third.wiped == first.generation
+
+    def test_a_session_without_expiry_has_no_queue(self, store: Driver) -> None:
+        lasting(store)
+        opened = store.open(clean=True, expiry=0)
+        assert store.publish(message("x"), to(opened)).sequences == [GONE]
+        assert store.subscribe("c", opened.epoch, {"a": Subscription(1)})
+        assert store.acknowledge("c", opened.epoch, [1], [2], [3])
+        assert store.release("c", opened.epoch, 1)
+        assert store.read("c", opened.epoch) == []
+        assert store.close("c", opened.epoch) is Closed.ENDED
+        assert not store.open().present
+
+    # Takeover and stale calls [G3]
+
+    def test_takeover_keeps_the_session(self, store: Driver) -> None:
+        """The newer connection gets everything; what the older may have sent goes out with DUP."""
+        first = store.open()
+        store.publish(message("1"), to(first))
+        store.publish(message("2"), to(first))
+        second = store.open()
+        assert second.present
+        assert payloads(second.queue) == [(1, b"1"), (2, b"2")]
+        assert second.sent == 2
+        store.publish(message("3"), to(first))
+        store.close("c", second.epoch, sent=0)
+        third = store.open()
+        assert third.sent == 2, "what one connection may have sent stays sent"
+        assert third.last == 3
+
+    @pytest.mark.parametrize("how", ["taken over", "wiped", "closed", "never there"])
+    def test_stale_calls_change_nothing(self, store: Driver, how: str) -> None:
+        first = store.open(will=will())
+        store.subscribe("c", first.epoch, {"a": Subscription(1)})
+        store.publish(message("1"), to(first))
+        store.publish(message("x", qos=2), exchange=("c", first.epoch, 5))
+        epoch = first.epoch
+        second = first
+        if how == "taken over":
+            second = store.open()
+        elif how == "wiped":
+            second = store.open(clean=True)
+        elif how == "closed":
+            store.close("c", epoch, publish_will=False)
+        else:
+            epoch = first.epoch + 1000
+        assert store.close("c", epoch, publish_will=True) is Closed.STALE
+        assert store.subscribe("c", epoch, {"b": Subscription(1)}, ["a"]) is False
+        assert store.acknowledge("c", epoch, done=[1], received=[1], completed=[1]) is False
+        assert store.release("c", epoch, 5) is False
+        assert store.read("c", epoch) == []
+        stale = store.publish(
+            message("kept?", retain=True), to(second), retain=True, exchange=("c", epoch, 6), will=("c", first.epoch)
+        )
+        assert (stale.stale, stale.repeated, list(stale.sequences)) == (True, False, [])
+        last = store.open()
+        assert last.present
+        assert list(last.subscriptions) == ([] if how == "wiped" else ["a"])
+        assert payloads(last.queue) == ([] if how == "wiped" else [(1, b"1")])
+        assert last.inbound == (set() if how == "wiped" else {5})
+        assert store.recover().retained == []
+
+    def test_calls_for_an_unknown_client_are_stale(self, store: Driver) -> None:
+        assert store.close("nobody", 1) is Closed.STALE
+        assert store.subscribe("nobody", 1, {"a": Subscription()}) is False
+        assert store.acknowledge("nobody", 1) is False
+        assert store.release("nobody", 1) is False
+        assert store.read("nobody", 1) == []
+        assert store.publish(message(), exchange=("nobody", 1, 1)).stale
+
+    # Closing and expiry
+
+    def test_close_without_expiry_ends(self, store: Driver) -> None:
+        first = store.open(expiry=10)
+        assert store.close("c", first.epoch, expiry=0) is Closed.ENDED
+        assert store.publish(message("x"), to(first)).sequences == [GONE]
+        assert not store.open().present
+
+    def test_close_replaces_the_expiry(self, store: Driver) -> None:
+        """MQTT 5.0: DISCONNECT may carry another Session Expiry Interval."""
+        first = store.open(expiry=10)
+        assert store.close("c", first.epoch, now=0.0, expiry=50) is Closed.KEPT
+        assert store.due(49.0).expired == []
+        assert store.due(50.0).expired == [("c", first.generation)]
+
+    def test_close_does_not_give_an_expiry_to_a_session_without(self, store: Driver) -> None:
+        """MQTT 5.0: after a CONNECT with expiry 0, DISCONNECT may not set another [MQTT-3.14.2-2]."""
+        store.open(expiry=10)
+        second = store.open(expiry=0)
+        assert store.close("c", second.epoch, expiry=50) is Closed.ENDED
+
+    def test_expired_sessions_are_told_once_and_gone(self, store: Driver) -> None:
+        opened = {name: store.open(name, expiry=expiry) for name, expiry in (("a", 30), ("b", 10), ("c", 20))}
+        store.open("online", expiry=1)
+        for name, session in opened.items():
+            store.publish(message("x"), to(session, name))
+            store.close(name, session.epoch, now=100.0)
+        assert store.due(109.0).expired == []
+        assert store.due(125.0, limit=1).expired == [("b", opened["b"].generation)]
+        assert store.due(125.0).expired == [("c", opened["c"].generation)]
+        assert store.due(125.0).expired == []
+        assert store.publish(message("x"), *[to(opened[name], name) for name in "abc"]).sequences == [2, GONE, GONE]
+        assert not store.open("b", now=125.0).present
+        assert store.open("a", now=125.0).present
+
+    def test_a_resumed_session_does_not_expire(self, store: Driver) -> None:
+        first = store.open(expiry=10)
+        store.close("c", first.epoch, now=0.0)
+        store.open(expiry=10, now=5.0)
+        assert store.due(1000.0).expired == []
+
+    # Subscriptions
+
+    def test_subscriptions_change(self, store: Driver) -> None:
+        opened = store.open()
+        store.subscribe("c", opened.epoch, {"a": Subscription(1), "b": Subscription(0)})
+        store.subscribe("c", opened.epoch, {"b": Subscription(2), "é/→": Subscription(1)}, ["a", "unknown"])
+        store.subscribe("c", opened.epoch, {"d": Subscription(1)}, ["d"])
+        again = store.open()
+        expected = {"b": Subscription(2), "é/→": Subscription(1), "d": Subscription(1)}
+        assert again.subscriptions == expected, "remove comes before add"
+
+    def test_answers_belong_to_the_caller(self, store: Driver) -> None:
+        first = store.open()
+        wanted = {"a": Subscription(1)}
+        store.subscribe("c", first.epoch, wanted)
+        wanted["b"] = Subscription(1)
+        second = store.open()
+        second.subscriptions.clear()
+        second.inbound.add(9)
+        third = store.open()
+        assert third.subscriptions == {"a": Subscription(1)}
+        assert third.inbound == set()
+
+    # Queues
+
+    def test_everything_of_a_delivery_comes_back(self, store: Driver) -> None:
+        sent = Message(
+            "tópic/→",
+            bytes(range(256)),
+            2,
+            True,
+            "publisher→",
+            {1: 1, 3: "text", 9: b"\x00\xff", 38: [("a", "b"), ("a", "c")], 11: [1, 268435455]},
+            1234.5,
+        )
+        opened = store.open()
+        store.publish(sent, to(opened, qos=1, retain=True, identifiers=(1, 268435455)), to(opened, qos=2))
+        first, second = store.read("c", opened.epoch)
+        assert first.message == second.message == sent
+        assert (first.qos, first.retain, first.identifiers) == (1, True, (1, 268435455))
+        assert (second.qos, second.retain, second.identifiers) == (2, False, ())
+
+    def test_large_messages(self, store: Driver) -> None:
+        opened = store.open()
+        payload = bytes(range(256)) * 8192
+        store.publish(message(payload), to(opened))
+        assert payloads(store.read("c", opened.epoch)) == [(1, payload)]
+
+    def test_a_message_for_a_thousand_sessions(self, store: Driver) -> None:
+        """Each of them gets it; it goes for one of them when that one acknowledges."""
+        if store.restart is not None:
+            pytest.skip("a thousand restarts")
+        opened = [store.open(f"c{number}") for number in range(1000)]
+        targets = [to(session, f"c{number}") for number, session in enumerate(opened)]
+        assert store.publish(message("all"), *targets).sequences == [1] * 1000
+        assert store.publish(message("again"), *targets).sequences == [2] * 1000
+        store.acknowledge("c500", opened[500].epoch, done=[1])
+        assert payloads(store.read("c500", opened[500].epoch)) == [(2, b"again")]
+        assert payloads(store.read("c501", opened[501].epoch)) == [(1, b"all"), (2, b"again")]
+
+    def test_sequences_have_no_gaps_and_do_not_come_back(self, store: Driver) -> None:
+        """The packet identifier is the sequence: one that came back would be taken for the old message."""
+        first = store.open()
+        assert [store.publish(message("x"), to(first)).sequences for _ in range(3)] == [[1], [2], [3]]
+        store.acknowledge("c", first.epoch, done=[1, 2, 3])
+        assert store.publish(message("x"), to(first), to(first)).sequences == [4, 5]
+        store.acknowledge("c", first.epoch, done=[5])
+        store.close("c", first.epoch, sent=5)
+        second = store.open()
+        assert second.last == 5
+        assert store.publish(message("x"), to(first)).sequences == [6]
+
+    def test_each_target_has_its_own_answer(self, store: Driver) -> None:
+        a, b = store.open("a"), store.open("b")
+        store.publish(message("x"), to(b, "b"))
+        answer = store.publish(message("y"), to(a, "a"), to(a, "nobody"), to(b, "b"), to(a, "b"))
+        assert answer.sequences == [1, GONE, 2, GONE]
+
+    def test_a_full_queue_drops_the_newest(self, make: Make) -> None:
+        store = make(QueueLimits(messages=3))
+        opened = store.open()
+        answers = [store.publish(message(str(number)), to(opened)).sequences[0] for number in range(5)]
+        assert answers == [1, 2, 3, FULL, FULL]
+        store.acknowledge("c", opened.epoch, done=[2])
+        assert store.publish(message("5"), to(opened)).sequences == [4], "a dropped message takes no number"
+        assert payloads(store.read("c", opened.epoch)) == [(1, b"0"), (3, b"2"), (4, b"5")]
+        store.acknowledge("c", opened.epoch, received=[1])
+        assert store.publish(message("6"), to(opened)).sequences == [5], "after PUBREC there is no message"
+
+    def test_drop_oldest_while_offline_and_never_what_was_sent(self, make: Make) -> None:
+        store = make(QueueLimits(messages=3, drop_oldest=True))
+        opened = store.open()
+        for number in range(1, 4):
+            store.publish(message(str(number)), to(opened))
+        assert store.publish(message("4"), to(opened)).sequences == [FULL], "it is online"
+        store.close("c", opened.epoch, sent=1)
+        assert store.publish(message("5"), to(opened)).sequences == [4]
+        assert store.publish(message("6"), to(opened)).sequences == [5]
+        again = store.open()
+        assert payloads(again.queue) == [(1, b"1"), (4, b"5"), (5, b"6")]
+        store.close("c", again.epoch, sent=5)
+        assert store.publish(message("7"), to(opened)).sequences == [FULL], "all of them may have been sent"
+
+    def test_acknowledging_forgets(self, store: Driver) -> None:
+        opened = store.open()
+        for number in range(1, 8):
+            store.publish(message(str(number), qos=2), to(opened, qos=2))
+        assert store.acknowledge("c", opened.epoch, done=[2, 99], received=[3, 5, 77], completed=[4, 88])
+        assert payloads(store.read("c", opened.epoch)) == [(1, b"1"), (4, b"4"), (6, b"6"), (7, b"7")]
+        again = store.open()
+        assert again.released == [3, 5]
+        assert store.acknowledge("c", again.epoch, done=[5], received=[3], completed=[3])
+        last = store.open()
+        assert last.released == [5], "done is for what is queued, completed for what was released"
+        assert payloads(last.queue) == [(1, b"1"), (4, b"4"), (6, b"6"), (7, b"7")]
+        assert store.acknowledge("c", last.epoch, completed=[5])
+        assert store.open().released == []
+
+    def test_received_and_completed_in_one_call(self, store: Driver) -> None:
+        opened = store.open()
+        store.publish(message("x", qos=2), to(opened, qos=2))
+        store.acknowledge("c", opened.epoch, received=[1], completed=[1])
+        again = store.open()
+        assert (again.queue, again.released) == ([], [])
+
+    # QoS 2 from clients [G2]
+
+    def test_an_exchange_counts_once(self, store: Driver) -> None:
+        """A QoS 2 message that is sent again, on whatever connection, is not published again [MQTT-4.3.3-2]."""
+        subscriber, publisher = store.open("s"), store.open("p")
+        exchange = ("p", publisher.epoch, 7)
+        assert store.publish(message("x", qos=2), to(subscriber, "s"), exchange=exchange).sequences == [1]
+        again = store.publish(message("x", qos=2), to(subscriber, "s"), retain=True, exchange=exchange)
+        assert (again.repeated, again.stale, again.sequences) == (True, False, [])
+        store.close("p", publisher.epoch)
+        publisher = store.open("p")
+        assert publisher.inbound == {7}
+        assert store.publish(message("x"), to(subscriber, "s"), exchange=("p", publisher.epoch, 7)).repeated
+        assert store.publish(message("y"), to(subscriber, "s"), exchange=("p", publisher.epoch, 8)).sequences == [2]
+        assert payloads(store.read("s", subscriber.epoch)) == [(1, b"x"), (2, b"y")]
+        assert store.recover().retained == []
+
+    def test_a_released_packet_id_is_free(self, store: Driver) -> None:
+        publisher = store.open("p")
+        for packet_id in (7, 8):
+            store.publish(message("x", qos=2), exchange=("p", publisher.epoch, packet_id))
+        assert store.release("p", publisher.epoch, 7, 99)
+        assert not store.publish(message("y", qos=2), exchange=("p", publisher.epoch, 7)).repeated
+        assert store.publish(message("y", qos=2), exchange=("p", publisher.epoch, 8)).repeated
+        assert store.open("p").inbound == {7, 8}
+
+    # Retained messages
+
+    def test_retained_messages(self, store: Driver) -> None:
+        def retained() -> dict[str, bytes]:
+            return {each.topic: each.payload for each in store.recover().retained}
+
+        store.publish(message("1", "a", retain=True), retain=True)
+        store.publish(message("2", "b", retain=True, qos=0), retain=True)
+        store.publish(message("3", "c", retain=True))
+        assert retained() == {"a": b"1", "b": b"2"}
+        store.publish(message("4", "a", retain=True), retain=True)
+        store.publish(message("", "b", retain=True), retain=True)
+        store.publish(message("", "unknown", retain=True), retain=True)
+        assert retained() == {"a": b"4"}
+        [kept] = store.recover().retained
+        assert kept == message("4", "a", retain=True)
+
+    def test_an_empty_payload_is_queued_all_the_same(self, store: Driver) -> None:
+        opened = store.open()
+        assert store.publish(message("", retain=True), to(opened), retain=True).sequences == [1]
+        assert payloads(store.read("c", opened.epoch)) == [(1, b"")]
+
+    # Wills [G7]
+
+    def due(self, store: Driver, now: float) -> list[tuple[str, bytes]]:
+        return [(client_id, each.payload) for client_id, _, each in store.due(now).wills]
+
+    def test_a_will_is_due_when_the_connection_is_lost(self, store: Driver) -> None:
+        first = store.open(will=will())
+        assert self.due(store, 1000.0) == []
+        store.close("c", first.epoch, publish_will=True, now=5.0)
+        assert self.due(store, 4.0) == []
+        assert store.due(5.0).wills == [("c", first.epoch, message("gone", "will"))]
+
+    def test_a_will_is_dropped_by_disconnect(self, store: Driver) -> None:
+        first = store.open(will=will())
+        store.close("c", first.epoch, publish_will=False)
+        assert self.due(store, 1000.0) == []
+        second = store.open()
+        store.close("c", second.epoch, publish_will=True)
+        assert self.due(store, 1000.0) == [], "a will belongs to one connection"
+
+    def test_a_will_of_a_session_that_ends(self, store: Driver) -> None:
+        first = store.open(clean=True, expiry=0, will=will(delay=60))
+        assert store.close("c", first.epoch, now=5.0) is Closed.ENDED
+        assert self.due(store, 5.0) == [("c", b"gone")], "the session has ended, so the delay is over"
+
+    def test_a_will_waits_for_its_delay(self, store: Driver) -> None:
+        first = store.open(expiry=100, will=will(delay=10))
+        store.close("c", first.epoch, now=5.0)
+        assert self.due(store, 14.0) == []
+        assert self.due(store, 15.0) == [("c", b"gone")]
+
+    def test_a_will_waits_no_longer_than_the_session_lasts(self, store: Driver) -> None:
+        first = store.open(expiry=10, will=will(delay=60))
+        store.close("c", first.epoch, now=5.0)
+        assert self.due(store, 14.0) == []
+        due = store.due(15.0)
+        assert (len(due.wills), due.expired) == (1, [("c", first.generation)])
+
+    def test_resuming_cancels_a_will_that_waits(self, store: Driver) -> None:
+        first = store.open(expiry=100, will=will(delay=10))
+        store.close("c", first.epoch, now=0.0)
+        assert store.open(expiry=100, now=9.0).present
+        assert self.due(store, 1000.0) == []
+
+    def test_resuming_does_not_cancel_a_will_that_is_due(self, store: Driver) -> None:
+        first = store.open(expiry=100, will=will(delay=10))
+        store.close("c", first.epoch, now=0.0)
+        assert store.open(expiry=100, now=10.0).present
+        assert self.due(store, 10.0) == [("c", b"gone")]
+
+    def test_wiping_makes_a_waiting_will_due(self, store: Driver) -> None:
+        first = store.open(expiry=100, will=will(delay=50))
+        store.close("c", first.epoch, now=0.0)
+        store.open(clean=True, now=9.0)
+        assert self.due(store, 8.0) == []
+        assert self.due(store, 9.0) == [("c", b"gone")]
+
+    @pytest.mark.parametrize(
+        ("clean", "delay", "expiry", "published"),
+        [
+            (False, 0, 100, True),
+            (False, 10, 100, False),
+            (True, 0, 100, True),
+            (True, 10, 100, True),
+            (False, 10, 0, True),
+        ],
+    )
+    def test_the_will_of_a_connection_taken_over(
+        self, store: Driver, clean: bool, delay: int, expiry: int, published: bool
+    ) -> None:
+        """It is published [MQTT-3.1.2-8], unless the session goes on and the will was to wait."""
+        first = store.open(expiry=expiry, will=will("old", delay))
+        second = store.open(clean=clean, expiry=100, will=will("new"), now=7.0)
+        assert store.due(7.0).wills == ([("c", first.epoch, message("old", "will"))] if published else [])
+        store.close("c", first.epoch)
+        store.close("c", second.epoch, now=8.0)
+        assert self.due(store, 8.0) == ([("c", b"old")] if published else []) + [("c", b"new")]
+
+    def test_a_will_is_published_once(self, store: Driver) -> None:
+        subscriber = store.open("s")
+        first = store.open(will=will())
+        store.close("c", first.epoch)
+        [(client_id, epoch, text)] = store.due(0.0).wills
+        assert len(store.due(0.0).wills) == 1, "due until it is published"
+        assert store.publish(text, to(subscriber, "s"), retain=True, will=(client_id, epoch)).sequences == [1]
+        assert store.due(1000.0).wills == []
+        again = store.publish(text, to(subscriber, "s"), will=(client_id, epoch))
+        assert (again.repeated, again.sequences) == (True, [])
+        assert len(store.read("s", subscriber.epoch)) == 1
+
+    def test_wills_of_several_connections(self, store: Driver) -> None:
+        epochs = []
+        for number in range(3):
+            opened = store.open(will=will(str(number)))
+            epochs.append(opened.epoch)
+            store.close("c", opened.epoch, now=float(number))
+        assert [(epoch, each.payload) for _, epoch, each in store.due(9.0, limit=2).wills] == [
+            (epochs[0], b"0"),
+            (epochs[1], b"1"),
+        ]
+        store.publish(message(), will=("c", epochs[1]))
+        assert self.due(store, 9.0) == [("c", b"0"), ("c", b"2")]
+
+    # Recovery
+
+    def test_recover_ends_the_connections_of_an_earlier_life(self, store: Driver) -> None:
+        kept = store.open("kept", expiry=100, will=will("kept", delay=20))
+        store.subscribe("kept", kept.epoch, {"a": Subscription(1)})
+        store.publish(message("1"), to(kept, "kept"))
+        store.open("clean", clean=True, expiry=0, will=will("clean", delay=20))
+        offline = store.open("offline", expiry=100)
+        store.close("offline", offline.epoch, now=0.0)
+        found = store.recover(now=50.0)
+        assert sorted((each.client_id, each.generation, each.subscriptions) for each in found.sessions) == [
+            ("kept", kept.generation, {"a": Subscription(1)}),
+            ("offline", offline.generation, {}),
+        ]
+        assert store.release("kept", kept.epoch) is False, "the old connection is stale"
+        assert self.due(store, 50.0) == [("clean", b"clean")]
+        assert self.due(store, 70.0) == [("clean", b"clean"), ("kept", b"kept")]
+        assert store.due(100.0).expired == [("offline", offline.generation)]
+        assert not store.open("clean", now=100.0).present
+        again = store.open("kept", now=100.0)
+        assert again.present
+        assert again.sent == 1, "it may have been sent"
+        assert again.epoch > offline.epoch
