@@ -43,7 +43,7 @@ class Decoder:
         """Bytes received and not yet returned as packets."""
         return len(self._chunk) - self._at + len(self._tail)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
         """Take `data`. After an error it is dropped."""
         if self._error is not None:
             return
