@@ -31,8 +31,7 @@ _RULE = re.compile(
     r"(?P<filter>\S.*)"
 )
 _CURE = (
-    "write: allow|deny everyone|anonymous|users|user NAME|client ID"
-    " to publish|subscribe|publish and subscribe FILTER"
+    "write: allow|deny everyone|anonymous|users|user NAME|client ID to publish|subscribe|publish and subscribe FILTER"
 )
 
 

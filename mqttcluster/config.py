@@ -1,0 +1,373 @@
+"""The configuration: one table of options, read from four places.
+
+`Config` is the table: each field is an option, with its kind, default, bounds and help. From it come the command line
+of ``twistd mqttcluster``, the keys of the TOML file, the environment variables and docs/configuration.md (`configdoc`).
+The command line wins over the environment, the environment over the file, the file over the default.
+`load` finds all problems before it gives up, so that one look at the output is enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mqttcluster import kinds
+from mqttcluster.kinds import Kind
+from mqttcluster.storage.interfaces import NEVER
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PREFIX = "MQTTCLUSTER_"
+_COMMAND_LINE, _ENVIRONMENT = "command line", "environment"
+#: What Kubernetes and Docker links put into the environment for a service whose name begins with mqttcluster.
+_SERVICE_LINK = re.compile(
+    PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of the table. `group` is the heading it stands under; `others` says what other brokers default to.
+
+    `in_file`: whether it is a key of the TOML file. `shown` is the default as documented, where that is not the value.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    group: str = ""
+    repeatable: bool = False
+    others: str = ""
+    in_file: bool = True
+    shown: str = ""
+
+    @property
+    def flag(self) -> bool:
+        return self.kind is kinds.FLAG
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper().replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps the broker from starting: the key, where it came from, what is wrong and the cure."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"mqttcluster: {self.where}: {self.text}".replace("\n", " ")
+
+
+_WHERE, _LOGS, _WHO, _TLS, _LIMITS = "Where it listens and stores", "Logs", "Who may do what", "TLS", "Limits"
+
+
+def _option(kind: Kind, default: Any, help: str, **more: Any) -> Any:
+    """A field of `Config` that is an option; `load` gives it its name."""
+    factory = default if callable(default) else None
+    metadata = {"option": Option("", kind, default, help, **more)}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every option with its value. Times are seconds, sizes bytes, paths absolute once `load` made it."""
+
+    config: str = _option(
+        kinds.FILE, "", "a TOML file with these options as keys", group=_WHERE, in_file=False, shown="none"
+    )
+    node: str = _option(
+        kinds.NODE,
+        socket.gethostname,
+        "name of this node, in logs and $SYS topics",
+        group=_WHERE,
+        shown="the host's name",
+    )
+    listen: tuple[str, ...] = _option(
+        kinds.ENDPOINT,
+        ("tcp:1883:interface=127.0.0.1",),
+        "Twisted endpoint for MQTT on a byte stream; none for no such listener",
+        group=_WHERE,
+        repeatable=True,
+    )
+    websocket: tuple[str, ...] = _option(
+        kinds.ENDPOINT,
+        ("tcp:8083:interface=127.0.0.1",),
+        "Twisted endpoint for MQTT over WebSocket; none for no such listener",
+        group=_WHERE,
+        repeatable=True,
+    )
+    websocket_path: str = _option(kinds.URL_PATH, "/mqtt", "path of the WebSocket", group=_WHERE)
+    websocket_origins: tuple[str, ...] = _option(
+        kinds.ORIGIN,
+        (),
+        "origin of web pages that may open a WebSocket, as https://example.org; clients that are no browsers send none",
+        group=_WHERE,
+        repeatable=True,
+        shown="any",
+    )
+    websocket_deflate: bool = _option(
+        kinds.FLAG, False, "agree to permessage-deflate when a WebSocket client asks for it", group=_WHERE
+    )
+    store: str = _option(
+        kinds.STORE,
+        "sqlite:mqttcluster.sqlite",
+        "where sessions and retained messages are kept: sqlite:PATH, or memory: to forget them at exit",
+        group=_WHERE,
+    )
+
+    passwords: str = _option(kinds.FILE, "", "file with user names and password hashes", group=_WHO, shown="none")
+    acl: str = _option(
+        kinds.FILE, "", "file with rules of who may publish and subscribe what", group=_WHO, shown="none"
+    )
+    allow_anonymous: bool = _option(kinds.FLAG, False, "take clients without a user name on every listener", group=_WHO)
+
+    tls_client_ca: str = _option(
+        kinds.FILE,
+        "",
+        "PEM file with the authorities whose client certificates every ssl: listener accepts",
+        group=_TLS,
+        shown="none",
+    )
+    tls_client_certificates: str = _option(
+        kinds.choice("require", "optional"),
+        "require",
+        "with tls-client-ca: whether a client must show a certificate",
+        group=_TLS,
+    )
+
+    log_format: str = _option(
+        kinds.choice("text", "json"), "text", "text as Twisted writes it, or one JSON object a line", group=_LOGS
+    )
+    log_level: str = _option(
+        kinds.choice("debug", "info", "warn", "error", "critical"), "info", "least level that is logged", group=_LOGS
+    )
+
+    max_packet_size: int = _option(
+        kinds.size(128, 268_435_460),
+        1024 * 1024,
+        "largest packet a client may send; a larger one closes the connection",
+        group=_LIMITS,
+        others="mosquitto 2.0: no limit; EMQX 5: 1 MiB",
+    )
+    max_connections: int = _option(
+        kinds.count(1, 10_000_000),
+        10_000,
+        "connections of this node; one more is closed at once. Lowered at start, with a warning, to what the limit of"
+        " open files allows",
+        group=_LIMITS,
+        others="mosquitto: no limit; EMQX 5: no limit",
+    )
+    connect_timeout: float = _option(
+        kinds.seconds(0.1, 3600),
+        10.0,
+        "time a connection has until its CONNECT is complete",
+        group=_LIMITS,
+        others="EMQX 5: 15 s",
+    )
+    max_queued: int = _option(
+        kinds.count(1, 10_000_000),
+        1000,
+        "messages kept for one session, in flight ones included",
+        group=_LIMITS,
+        others="mosquitto: 1000; EMQX 5: 1000",
+    )
+    queue_policy: str = _option(
+        kinds.choice("drop-newest", "drop-oldest"),
+        "drop-newest",
+        "what a full queue loses. drop-oldest is for sessions that are offline, and spares what may have been sent",
+        group=_LIMITS,
+        others="mosquitto: the newest; EMQX 5: the oldest",
+    )
+    max_inflight: int = _option(
+        kinds.count(1, 65_535),
+        32,
+        "messages sent to one client and not yet acknowledged, QoS 1 and 2",
+        group=_LIMITS,
+        others="mosquitto: 20; EMQX 5: 32",
+    )
+    max_receiving: int = _option(
+        kinds.count(1, 65_535),
+        256,
+        "publishes of one connection that wait for the store; with more, reading from it pauses",
+        group=_LIMITS,
+    )
+    send_buffer: int = _option(
+        kinds.size(1024, 1 << 31),
+        1024 * 1024,
+        "unsent output of one connection; beyond it QoS 0 messages for it are dropped and reading from it pauses",
+        group=_LIMITS,
+        others="EMQX 5: 1 MiB",
+    )
+    session_expiry: int = _option(
+        kinds.EXPIRY,
+        NEVER,
+        "how long a session with CleanSession=0 is kept after its connection ended",
+        group=_LIMITS,
+        others="mosquitto: never ends; EMQX 5: 2 h",
+        shown="never",
+    )
+    max_subscriptions: int = _option(
+        kinds.count(1, 10_000_000),
+        10_000,
+        "subscriptions of one session; one more is refused",
+        group=_LIMITS,
+        others="mosquitto: no limit; EMQX 5: no limit",
+    )
+    max_topic_levels: int = _option(
+        kinds.count(1, 65_535),
+        200,
+        "levels of a topic name or filter",
+        group=_LIMITS,
+        others="mosquitto: 200; EMQX 5: 128",
+    )
+    client_id_max_length: int = _option(
+        kinds.count(23, 65_535),
+        1024,
+        "characters of a client identifier",
+        group=_LIMITS,
+        others="mosquitto: 65,535; EMQX 5: 65,535",
+    )
+    max_retained: int = _option(
+        kinds.count(0, 100_000_000),
+        1_000_000,
+        "topics with a retained message; on one more the message is delivered and not retained",
+        group=_LIMITS,
+        others="mosquitto: no limit; EMQX 5: no limit",
+    )
+    sys_interval: float = _option(
+        kinds.seconds(0, 86_400),
+        10.0,
+        "time between two rounds of $SYS topics, 0 for none",
+        group=_LIMITS,
+        others="mosquitto: 10 s; EMQX 5: 60 s",
+    )
+
+
+def _table() -> tuple[Option, ...]:
+    return tuple(
+        dataclasses.replace(field.metadata["option"], name=field.name.replace("_", "-"))
+        for field in dataclasses.fields(Config)
+    )
+
+
+OPTIONS = _table()
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+@dataclass
+class Loaded:
+    """A configuration, where its values came from, and all that is wrong with it.
+
+    `sources` gives for each option name the words a problem begins with. While there are problems, `config` has the
+    default in place of every value that could not be read.
+    """
+
+    config: Config
+    sources: dict[str, str]
+    problems: list[Problem]
+
+    def complain(self, name: str, text: str) -> None:
+        """Add a problem with the option of that name."""
+        self.problems.append(Problem(self.sources[name], text))
+
+
+def load(arguments: Mapping[str, Sequence[str]], environment: Mapping[str, str], base: str) -> Loaded:
+    """Read the configuration. `arguments` maps option names to what the command line gave (flags: ``["true"]``);
+    relative paths are relative to `base`, the configuration file's own to the current directory."""
+    given: dict[str, tuple[str, Any]] = {}
+    problems: list[Problem] = []
+    variables = _environment(environment, problems)
+    path = (arguments.get("config") or [variables.get("config", "")])[-1]
+    if path:
+        given_here = "config" in arguments
+        source = f"--config ({_COMMAND_LINE})" if given_here else f"{_BY_NAME['config'].variable} ({_ENVIRONMENT})"
+        for name, entry in _file(path, source, problems).items():
+            given[name] = (f"{name} ({path})", entry)
+    for name, text in variables.items():
+        option = _BY_NAME[name]
+        given[name] = (f"{option.variable} ({_ENVIRONMENT})", text.split() if option.repeatable else text)
+    for name, texts in arguments.items():
+        given[name] = (f"--{name} ({_COMMAND_LINE})", list(texts) if _BY_NAME[name].repeatable else texts[-1])
+
+    sources = {option.name: f"{option.name} (default)" for option in OPTIONS}
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        value: Any = option.default() if callable(option.default) else option.default
+        if option.name in given:
+            sources[option.name], raw = given[option.name]
+            try:
+                value = _read(option, raw)
+            except ValueError as error:
+                problems.append(Problem(sources[option.name], str(error)))
+        if option.kind is kinds.FILE and option.name != "config":
+            value = os.path.join(base, value) if value else ""
+        elif option.kind is kinds.STORE and value.startswith("sqlite:"):
+            value = "sqlite:" + os.path.join(base, value.removeprefix("sqlite:"))
+        values[option.name.replace("-", "_")] = value
+    return Loaded(Config(**values), sources, problems)
+
+
+def _read(option: Option, raw: Any) -> Any:
+    if not option.repeatable:
+        return option.kind.read(raw)
+    items = [raw] if isinstance(raw, str) else raw
+    if not isinstance(items, list):
+        raise ValueError(f'{raw!r} is no list; write {option.name} = ["..."]')
+    if items == ["none"]:
+        return ()
+    return tuple(option.kind.read(item) for item in items)
+
+
+def _environment(environment: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
+    """The options set in the environment. An empty variable counts as not set: compose files produce those."""
+    names = {option.variable: option.name for option in OPTIONS}
+    found: dict[str, str] = {}
+    for variable in sorted(environment):
+        if variable in names:
+            if environment[variable].strip():
+                found[names[variable]] = environment[variable]
+        elif variable.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(variable):
+            problems.append(Problem(f"{variable} ({_ENVIRONMENT})", "no such option" + suggest(variable, names)))
+    return found
+
+
+def _file(path: str, source: str, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        problems.append(Problem(source, f"cannot read {path}: {error.strerror}; name a readable file"))
+        return {}
+    except ValueError as error:
+        problems.append(Problem(source, f"{path} is not TOML: {error}"))
+        return {}
+    known = {option.name for option in OPTIONS if option.in_file}
+    for key in content:
+        if key == "config":
+            problems.append(Problem(f"{key} ({path})", "a file cannot name another; use the command line"))
+        elif key not in known:
+            problems.append(Problem(f"{key} ({path})", "no such option" + suggest(key, known)))
+    return {key: value for key, value in content.items() if key in known}
+
+
+def suggest(word: str, known: Mapping[str, object] | set[str]) -> str:
+    """The end of a message about an unknown `word`."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; docs/configuration.md has them all"

@@ -1,0 +1,239 @@
+"""``twistd mqttcluster``: the command line, and the only place that chooses concrete classes and reads the reactor.
+
+`Options` only collects what the command line says. `makeService` reads the whole configuration; it either ends the
+process with a line for each problem, or puts the parts together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getopt
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+from twisted.python.usage import Options as UsageOptions
+
+from mqttcluster import __version__, listeners, logs
+from mqttcluster.broker.acl import AclFile, AclFileError, read_rules
+from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
+from mqttcluster.broker.broker import Broker
+from mqttcluster.broker.passwords import PasswordFile, PasswordFileError, read_passwords
+from mqttcluster.broker.settings import Settings
+from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
+from mqttcluster.listeners import Listener
+from mqttcluster.net.stream import MQTTFactory
+from mqttcluster.net.websocket import WebSocketFactory
+from mqttcluster.service import BrokerService, complain
+from mqttcluster.storage.interfaces import IStore, QueueLimits
+from mqttcluster.storage.memory import MemoryStore
+from mqttcluster.storage.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+log = Logger(namespace="mqttcluster")
+
+#: Open files that are not connections: the store, the listeners, the log, Twisted's own.
+_OTHER_FILES = 64
+_COMMAND_LINE = "command line"
+
+
+class Options(UsageOptions):
+    """The command line. `given` has the options that were named, with their texts; `mistakes` what cannot be read."""
+
+    synopsis = "Usage: twistd [twistd's options] mqttcluster [options]"
+    longdesc = "Every option is also an environment variable and a key of the TOML file: docs/configuration.md."
+
+    optFlags = [[option.name, None, option.help] for option in OPTIONS if option.flag]  # noqa: RUF012
+    optParameters = [  # noqa: RUF012
+        [option.name, None, None, option.help + (", several times" if option.repeatable else "")]
+        for option in OPTIONS
+        if not option.flag
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.given: dict[str, list[str]] = {}
+        self.mistakes: list[Problem] = []
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        sys.stdout.write(f"mqttcluster {__version__}\n")
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As in the base class, but mistakes are kept for `makeService`, which reports them with all others."""
+        arguments = list(sys.argv[1:] if options is None else options)
+        if len(arguments) > 1 and arguments[-2] == "--_shell-completion":
+            super().parseOptions(arguments)  # type: ignore[no-untyped-call]
+        pairs, rest = self._split(arguments)
+        for dashed, text in pairs:
+            name = dashed[2:]
+            if name == "help":
+                self.opt_help()  # type: ignore[no-untyped-call]
+            elif name == "version":
+                self.opt_version()
+            else:
+                self.given.setdefault(name, []).append(text if f"{name}=" in self.longOpt else "true")
+        self.mistakes.extend(Problem(word, "no option begins like this; write --name value") for word in rest)
+
+    def _split(self, arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+        """`getopt`, again and again, without what it does not understand."""
+        while True:
+            try:
+                return getopt.gnu_getopt(arguments, "", self.longOpt)
+            except getopt.GetoptError as error:
+                long = [index for index, word in enumerate(arguments) if word.split("=")[0] == f"--{error.opt}"]
+                short = [index for index, word in enumerate(arguments) if word[:1] == "-" and word[:2] != "--"]
+                index = (long or short or [0])[0]
+                word = arguments.pop(index).split("=")[0]
+                if "requires argument" in error.msg:
+                    cure = "it needs a value; write one behind it"
+                elif "not have an argument" in error.msg:
+                    cure = "it takes no value; leave the value out"
+                else:
+                    cure = "no such option" + suggest(word, {f"--{option.name}" for option in OPTIONS})
+                    if index < len(arguments) and not arguments[index].startswith("-"):
+                        arguments.pop(index)
+                self.mistakes.append(Problem(f"{word} ({_COMMAND_LINE})", cure))
+
+
+def makeService(options: Options) -> IService:
+    """The service for twistd. If anything is wrong: all problems on standard error, and SystemExit with status 1."""
+    from twisted.internet import reactor
+
+    twistd: Mapping[str, Any] = options.parent or {}
+    base = os.path.abspath(twistd.get("rundir") or ".")
+    loaded = load(options.given, os.environ, base)
+    loaded.problems[:0] = options.mistakes
+    config = loaded.config
+    authenticator, authorizer = _auth(loaded)
+    doors = listeners.build(loaded, reactor, base)
+    _check_store(loaded)
+    if twistd.get("syslog") and config.log_format == "json":
+        loaded.complain("log-format", "twistd's --syslog takes text only; leave one of them out")
+    if loaded.problems:
+        complain([str(problem) for problem in loaded.problems])
+        sys.exit(1)
+    node = _Node(config, reactor, authenticator, authorizer)
+    return BrokerService(
+        node,
+        doors,
+        reactor,
+        name=config.node,
+        store=config.store,
+        store_where=loaded.sources["store"],
+        websocket_path=config.websocket_path,
+        observer=logs.observer(twistd, config.log_format, config.log_level),
+    )
+
+
+class _Node:
+    """The broker with its store, and the protocols in front of it."""
+
+    def __init__(self, config: Config, reactor: Any, authenticator: Authenticator, authorizer: Authorizer) -> None:
+        names = {field.name for field in dataclasses.fields(Settings)}
+        settings = Settings(**{name: getattr(config, name) for name in names})
+        settings = dataclasses.replace(settings, max_connections=_allow_files(config.max_connections))
+        self._config = config
+        self._reactor = reactor
+        self._broker = Broker(_store(config, reactor), settings, reactor, authenticator, authorizer)
+
+    def start(self) -> Deferred[None]:
+        return self._broker.start()
+
+    def stop(self) -> Deferred[None]:
+        return self._broker.stop()
+
+    def factory(self, listener: Listener) -> Any:
+        stream = MQTTFactory(self._broker, listener.anonymous)
+        if listener.option == "listen":
+            return stream
+        config = self._config
+        return WebSocketFactory(
+            stream,
+            config.websocket_path,
+            config.websocket_origins,
+            config.websocket_deflate,
+            max_message=config.max_packet_size,
+            handshake_timeout=config.connect_timeout,
+            clock=self._reactor,
+        )
+
+
+def _store(config: Config, reactor: Any) -> IStore:
+    limits = QueueLimits(config.max_queued, config.queue_policy == "drop-oldest")
+    if config.store == "memory:":
+        return MemoryStore(limits)
+    return SqliteStore(config.store.removeprefix("sqlite:"), reactor, limits)
+
+
+def _check_store(loaded: Loaded) -> None:
+    """What can be known of a store before it is opened."""
+    scheme, _, path = loaded.config.store.partition(":")
+    directory = os.path.dirname(path)
+    if scheme != "sqlite":
+        return
+    if os.path.isdir(path):
+        loaded.complain("store", f"{path} is a directory; name a file")
+    elif not os.path.isdir(directory):
+        loaded.complain("store", f"the directory {directory} is not there; make it, or choose another path")
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        loaded.complain("store", f"nothing can be created in {directory}; change its permissions, or the path")
+    elif os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        loaded.complain("store", f"{path} cannot be written; change its permissions, or the path")
+
+
+def _auth(loaded: Loaded) -> tuple[Authenticator, Authorizer]:
+    config = loaded.config
+    authenticator: Authenticator = AnonymousOnly()
+    authorizer: Authorizer = AllowAll()
+    if config.passwords:
+        try:
+            authenticator = PasswordFile(read_passwords(config.passwords), _in_thread)
+        except PasswordFileError as error:
+            loaded.complain("passwords", str(error))
+    if config.acl:
+        try:
+            rules = read_rules(config.acl)
+        except AclFileError as error:
+            loaded.complain("acl", str(error))
+        else:
+            authorizer = AclFile(rules)
+            if not config.passwords and any(rule.needs_user for rule in rules):
+                loaded.complain(
+                    "acl", "its rules speak of users, but anybody can give any name; give --passwords FILE as well"
+                )
+    return authenticator, authorizer
+
+
+def _in_thread(function: Callable[[bytes], T], argument: bytes) -> Deferred[T]:
+    return deferToThread(function, argument)
+
+
+def _allow_files(connections: int) -> int:
+    """How many of `connections` the limit of open files allows, after raising it as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return connections
+    target = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    except (OSError, ValueError):
+        target = soft
+    allowed = max(1, min(connections, target - _OTHER_FILES))
+    if allowed < connections:
+        log.warn(
+            "max-connections is {allowed}, not {asked}: this process may have {files} open files (ulimit -n)",
+            allowed=allowed,
+            asked=connections,
+            files=target,
+        )
+    return allowed

@@ -1,0 +1,86 @@
+"""Log lines in both formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.python.failure import Failure
+
+from mqttcluster import logs
+
+
+class TestLogs:
+    """What a log line looks like."""
+
+    def lines(self, format: str, level: str = "debug") -> tuple[Logger, io.StringIO]:
+        stream = io.StringIO()
+        return Logger("some.where", observer=LogPublisher(logs.to_stream(stream, format, level))), stream
+
+    def test_json_is_flat_with_the_events_own_fields(self) -> None:
+        """Time, level, logger and text, and beside them the named fields."""
+        log, stream = self.lines("json")
+        parts = [1, b"\xff", {2: None}]
+        log.warn("client {client_id} sent {size} bytes", client_id='a"\n', size=3, text=9, parts=parts)
+        (line,) = stream.getvalue().splitlines()
+        entry = json.loads(line)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
+        assert entry == {
+            "level": "warn",
+            "logger": "some.where",
+            "text": 'client a"\n sent 3 bytes',
+            "client_id": 'a"\n',
+            "size": 3,
+            "field_text": 9,
+            "parts": [1, "\\xff", {"2": None}],
+        }
+
+    def test_json_survives_everything(self) -> None:
+        """What JSON cannot hold is written as its repr, and what has none is named by its type."""
+
+        class Rude:
+            def __repr__(self) -> str:
+                raise RuntimeError("no")
+
+        log, stream = self.lines("json")
+        endless: list[Any] = []
+        endless.append(endless)
+        log.info("x", rude=Rude(), number=float("nan"), endless=endless, lone="\ud800", type=int)
+        log.info("no such {field}")
+        log.info("{rude}", rude=Rude())
+        entries = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert len(entries) == 3
+        assert entries[0]["rude"] == "<Rude, repr failed>"
+        assert entries[0]["number"] == "nan"
+        assert entries[0]["lone"] == "\ud800"
+        assert entries[0]["type"] == "<class 'int'>"
+
+    def test_json_failure_has_its_traceback(self) -> None:
+        """An unexpected error is one line, with its traceback as a field."""
+        log, stream = self.lines("json")
+        try:
+            raise ValueError("oh")
+        except ValueError:
+            log.failure("went wrong", failure=Failure())
+        (line,) = stream.getvalue().splitlines()
+        assert "ValueError: oh" in json.loads(line)["traceback"]
+        assert json.loads(line)["level"] == LogLevel.critical.name
+
+    @pytest.mark.parametrize("format", ["text", "json"])
+    def test_level(self, format: str) -> None:
+        """What is below the least level is not written."""
+        log, stream = self.lines(format, "warn")
+        log.info("quiet")
+        log.error("loud")
+        assert "quiet" not in stream.getvalue()
+        assert "loud" in stream.getvalue()
+
+    def test_text_is_twisteds(self) -> None:
+        """The text format is the one that twistd users know."""
+        log, stream = self.lines("text")
+        log.info("hello")
+        assert re.fullmatch(r"\S+ \[some\.where#info\] hello\n", stream.getvalue())
