@@ -123,6 +123,10 @@ class Peer:
         arrived, self._arrived = self._arrived, b""
         return arrived
 
+    def put_back(self, data: bytes) -> None:
+        """Have `bytes` or `packets` return this first."""
+        self._arrived = data + self._arrived
+
     def packets(self) -> list[Packet]:
         """The same, decoded. Bytes of an unfinished packet stay for the next look."""
         self._decoder.receive(self.bytes())

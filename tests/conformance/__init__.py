@@ -1,0 +1,1 @@
+"""The numbered statements of the standards, one test for each, against a broker without sockets."""

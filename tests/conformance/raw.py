@@ -1,0 +1,114 @@
+"""Control packets as bytes, put together by hand, so that the broker's own writers are not their own judge.
+
+``publish`` ... ``disconnect``   one function per packet that a client sends or expects; all lengths below 128 or longer
+``subscribe_to``                 SUBSCRIBE and the SUBACK that must come back
+``receive``                      what a client does with a PUBLISH: acknowledge it to the end, and see the broker do its part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.broker.playbook import Peer
+
+PINGREQ, PINGRESP, DISCONNECT = b"\xc0\x00", b"\xd0\x00", b"\xe0\x00"
+
+
+def text(value: str) -> bytes:
+    """A string with its length before it."""
+    encoded = value.encode()
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
+def frame(first: int, body: bytes) -> bytes:
+    """First byte, Remaining Length, body."""
+    length, size = len(body), b""
+    while length > 127:
+        size += bytes((length & 127 | 128,))
+        length >>= 7
+    return bytes((first,)) + size + bytes((length,)) + body
+
+
+def publish(
+    topic: str, payload: bytes = b"", qos: int = 0, *, id: int = 0, retain: bool = False, dup: bool = False
+) -> bytes:
+    """A PUBLISH. `id` is left out at QoS 0."""
+    identifier = id.to_bytes(2, "big") if qos else b""
+    return frame(0x30 | dup << 3 | qos << 1 | retain, text(topic) + identifier + payload)
+
+
+def puback(id: int) -> bytes:
+    return b"\x40\x02" + id.to_bytes(2, "big")
+
+
+def pubrec(id: int) -> bytes:
+    return b"\x50\x02" + id.to_bytes(2, "big")
+
+
+def pubrel(id: int) -> bytes:
+    return b"\x62\x02" + id.to_bytes(2, "big")
+
+
+def pubcomp(id: int) -> bytes:
+    return b"\x70\x02" + id.to_bytes(2, "big")
+
+
+def subscribe(id: int, *filters: tuple[str, int]) -> bytes:
+    """SUBSCRIBE with pairs of filter and QoS."""
+    return frame(0x82, id.to_bytes(2, "big") + b"".join(text(name) + bytes((qos,)) for name, qos in filters))
+
+
+def suback(id: int, *codes: int) -> bytes:
+    return frame(0x90, id.to_bytes(2, "big") + bytes(codes))
+
+
+def unsubscribe(id: int, *filters: str) -> bytes:
+    return frame(0xA2, id.to_bytes(2, "big") + b"".join(map(text, filters)))
+
+
+def unsuback(id: int) -> bytes:
+    return b"\xb0\x02" + id.to_bytes(2, "big")
+
+
+def acknowledgement(qos: int, id: int) -> bytes:
+    """The first answer to a PUBLISH."""
+    return (b"", puback(id), pubrec(id))[qos]
+
+
+def subscribe_to(peer: Peer, *filters: tuple[str, int]) -> Peer:
+    """Subscribe, and see every QoS granted. What comes behind SUBACK stays to be read."""
+    peer.send(subscribe(1, *filters))
+    arrived = peer.bytes()
+    expected = suback(1, *(qos for _, qos in filters))
+    assert arrived[: len(expected)] == expected
+    peer.put_back(arrived[len(expected) :])
+    return peer
+
+
+def send(peer: Peer, topic: str, payload: bytes, qos: int, *, id: int = 1, retain: bool = False) -> None:
+    """Publish as a client does: to the last acknowledgement, each of which must come."""
+    peer.send(publish(topic, payload, qos, id=id, retain=retain))
+    assert peer.bytes() == acknowledgement(qos, id)
+    if qos == 2:
+        assert peer.send(pubrel(id)).bytes() == pubcomp(id)
+
+
+def receive(peer: Peer, qos: int, id: int) -> None:
+    """Acknowledge a PUBLISH that came with `qos` and `id`: QoS 2 to its end, with PUBREL between."""
+    if qos == 1:
+        assert peer.send(puback(id)).bytes() == b""
+    elif qos == 2:
+        assert peer.send(pubrec(id)).bytes() == pubrel(id)
+        assert peer.send(pubcomp(id)).bytes() == b""
+
+
+def topics(arrived: bytes) -> Sequence[str]:
+    """The topics of a run of short PUBLISH packets."""
+    found = []
+    while arrived:
+        assert arrived[0] >> 4 == 3, arrived.hex(" ")
+        assert arrived[1] < 128
+        size = int.from_bytes(arrived[2:4], "big")
+        found.append(arrived[4 : 4 + size].decode())
+        arrived = arrived[2 + arrived[1] :]
+    return found

@@ -1,0 +1,1 @@
+"""What is left after a broker process was killed."""

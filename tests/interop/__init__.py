@@ -1,0 +1,1 @@
+"""Clients written by others, against a real broker process."""

@@ -1,0 +1,64 @@
+// One conversation of MQTT.js with a broker, the same in Node and in a browser.
+// `connectAsync` is MQTT.js's own; `url` says the transport. Returns what was seen, for the test to compare.
+
+const COUNT = 100
+
+function collect(client, count) {
+  return new Promise((resolve, reject) => {
+    const seen = []
+    client.on('error', reject)
+    client.on('message', function heard(topic, payload, packet) {
+      seen.push([topic, payload.toString(), packet.qos, packet.retain])
+      if (seen.length === count) {
+        client.off('message', heard)
+        resolve(seen)
+      }
+    })
+  })
+}
+
+export async function conversation(connectAsync, url, name, protocol) {
+  const options = { ...protocol, reconnectPeriod: 0, connectTimeout: 20000 }
+  const result = {}
+
+  const client = await connectAsync(url, { ...options, clientId: name, clean: true })
+  result.granted = (await client.subscribeAsync(`${name}/qos/+`, { qos: 2 })).map((grant) => grant.qos)
+  const live = collect(client, 3 * COUNT)
+  const sent = []
+  for (let n = 0; n < COUNT; n++) {
+    for (const qos of [0, 1, 2]) sent.push(client.publishAsync(`${name}/qos/${qos}`, String(n), { qos }))
+  }
+  await Promise.all(sent)
+  result.live = await live
+
+  await client.publishAsync(`${name}/retained`, 'kept', { qos: 1, retain: true })
+  const greeting = collect(client, 1)
+  await client.subscribeAsync(`${name}/retained`, { qos: 1 })
+  result.retained = await greeting
+  await client.publishAsync(`${name}/retained`, '', { qos: 1, retain: true })
+
+  const persistent = { ...options, clientId: `${name}-away`, clean: false }
+  const away = await connectAsync(url, persistent)
+  await away.subscribeAsync(`${name}/away`, { qos: 2 })
+  await away.endAsync()
+  for (let n = 0; n < COUNT; n++) await client.publishAsync(`${name}/away`, String(n), { qos: n % 2 ? 1 : 2 })
+  const back = await connectAsync(url, { ...persistent, manualConnect: false })
+  // A session is resumed on the first packet after CONNACK, so the listener must be there in the same turn.
+  result.away = await collect(back, COUNT)
+  await back.endAsync()
+
+  const large = collect(client, 1)
+  await client.subscribeAsync(`${name}/large`, { qos: 1 })
+  await client.publishAsync(`${name}/large`, 'x'.repeat(300000), { qos: 1 })
+  result.large = (await large).map(([topic, payload, qos, retain]) => [topic, payload.length, qos, retain])
+
+  const will = { topic: `${name}/will`, payload: 'gone', qos: 1, retain: false }
+  await client.subscribeAsync(`${name}/will`, { qos: 1 })
+  const lost = collect(client, 1)
+  const victim = await connectAsync(url, { ...options, clientId: `${name}-lost`, will })
+  victim.end(true)
+  result.will = await lost
+
+  await client.endAsync()
+  return result
+}

@@ -1,0 +1,133 @@
+"""mosquitto_pub and mosquitto_sub, the tools everybody has at hand."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Certificates
+from tests.support.process import TCP, TLS, UNIX, Broker, Process
+
+VERSIONS = ["mqttv31", "mqttv311"]
+DEADLINE = 20
+
+
+class Tools:
+    """The two commands, pointed at one broker."""
+
+    def __init__(self, broker: Broker, certificates: Certificates, run: Path) -> None:
+        self._broker, self._certificates, self._run = broker, certificates, run
+        self.started: list[Process] = []
+
+    def _where(self, listener: str) -> list[str]:
+        port = str(self._broker.ports[listener])
+        if listener == UNIX:
+            return ["--unix", port]
+        where = ["-h", self._broker.host, "-p", port]
+        return [*where, "--cafile", str(self._certificates.authority)] if listener == TLS else where
+
+    def pub(self, *arguments: str, listener: str = TCP, lines: str | None = None) -> None:
+        """Publish and wait until mosquitto_pub is satisfied."""
+        command = ["mosquitto_pub", *self._where(listener), *arguments]
+        subprocess.run(command, input=lines or "", text=True, check=True, timeout=DEADLINE, capture_output=True)
+
+    def sub(self, *arguments: str, listener: str = TCP) -> Process:
+        """Start mosquitto_sub; its log tells what it does, messages as lines that begin with MESSAGE."""
+        options = ["-d", "-F", "MESSAGE %t %q %r %p"]
+        process = Process(["stdbuf", "-oL", "mosquitto_sub", *self._where(listener), *options, *arguments], self._run)
+        self.started.append(process)
+        return process
+
+    def subscribed(self, *arguments: str, listener: str = TCP) -> Process:
+        """As `sub`, and wait for SUBACK."""
+        process = self.sub(*arguments, listener=listener)
+        process.log.wait_for("^Subscribed")
+        return process
+
+
+def messages(process: Process) -> list[str]:
+    """What it received, once it has ended by itself: topic, QoS, retain flag, payload."""
+    assert process.wait(DEADLINE) == 0
+    return [line.removeprefix("MESSAGE ") for line in process.log.since(0) if line.startswith("MESSAGE ")]
+
+
+@pytest.fixture
+def tools(shared_broker: Broker, certificates: Certificates, tmp_path: Path) -> Iterator[Tools]:
+    for name in ("mosquitto_pub", "mosquitto_sub", "stdbuf"):
+        if shutil.which(name) is None:
+            pytest.skip(f"{name} is not installed")
+    tools = Tools(shared_broker, certificates, tmp_path)
+    yield tools
+    for process in tools.started:
+        if process.running:
+            process.kill()
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_hundred_lines(tools: Tools, version: str, qos: int) -> None:
+    """What is published line by line arrives in order at the QoS agreed."""
+    topic = f"mosquitto/{version}/{qos}"
+    sub = tools.subscribed("-V", version, "-q", str(qos), "-t", topic, "-C", "100")
+    tools.pub("-V", version, "-q", str(qos), "-t", topic, "-l", lines="".join(f"{n}\n" for n in range(100)))
+    assert messages(sub) == [f"{topic} {qos} 0 {n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_retained(tools: Tools, version: str) -> None:
+    """Retained messages greet later subscribers until they are cleared."""
+    topic = f"mosquitto/retained/{version}"
+    for qos in (0, 1, 2):
+        tools.pub("-V", version, "-q", str(qos), "-t", f"{topic}/{qos}", "-m", "here", "-r")
+    found = messages(tools.sub("-V", version, "-q", "2", "-t", f"{topic}/#", "-C", "3"))
+    assert sorted(found) == [f"{topic}/{qos} {qos} 1 here" for qos in (0, 1, 2)]
+    for qos in (0, 1):
+        tools.pub("-V", version, "-t", f"{topic}/{qos}", "-q", "1", "-n", "-r")
+    assert messages(tools.sub("-V", version, "-q", "2", "-t", f"{topic}/#", "-C", "1")) == [f"{topic}/2 2 1 here"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_will(tools: Tools, version: str) -> None:
+    """A killed subscriber's will is published, live and retained."""
+    topic = f"mosquitto/will/{version}"
+    watcher = tools.subscribed("-V", version, "-q", "1", "-t", topic, "-C", "1")
+    will = ["--will-topic", topic, "--will-payload", "gone", "--will-qos", "1", "--will-retain"]
+    tools.subscribed("-V", version, "-t", "mosquitto/other", *will).kill()
+    assert messages(watcher) == [f"{topic} 1 0 gone"]
+    assert messages(tools.sub("-V", version, "-q", "1", "-t", topic, "-C", "1")) == [f"{topic} 1 1 gone"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_persistent_session(tools: Tools, version: str) -> None:
+    """A subscriber with -c finds, in order, what was published at QoS 1 and 2 while it was away."""
+    topic = f"mosquitto/away/{version}"
+    session = ["-V", version, "-c", "-i", f"away-{version}", "-q", "2", "-t", topic]
+    # -E: leave after the subscription was acknowledged.
+    assert messages(tools.sub(*session, "-E")) == []
+    tools.pub("-V", version, "-q", "1", "-t", topic, "-m", "one")
+    tools.pub("-V", version, "-q", "2", "-t", topic, "-l", lines="two\nthree\n")
+    assert messages(tools.sub(*session, "-C", "3")) == [f"{topic} 1 0 one", f"{topic} 2 0 two", f"{topic} 2 0 three"]
+
+
+@pytest.mark.parametrize("listener", [TLS, UNIX])
+def test_other_listeners(tools: Tools, listener: str) -> None:
+    """Over TLS, with our authority trusted and the host name checked, and over a UNIX socket."""
+    topic = f"mosquitto/{listener}"
+    sub = tools.subscribed("-q", "2", "-t", topic, "-C", "1", listener=listener)
+    tools.pub("-q", "2", "-t", topic, "-m", "x" * 50_000, listener=listener)
+    assert messages(sub) == [f"{topic} 2 0 {'x' * 50_000}"]
+
+
+def test_larger_than_a_packet_buffer(tools: Tools, tmp_path: Path) -> None:
+    """A file of one megabyte arrives as it was."""
+    content = "0123456789abcdef" * 65_536
+    (tmp_path / "file").write_text(content)
+    sub = tools.subscribed("-q", "1", "-t", "mosquitto/file", "-C", "1")
+    tools.pub("-q", "1", "-t", "mosquitto/file", "-f", str(tmp_path / "file"))
+    assert messages(sub) == [f"mosquitto/file 1 0 {content}"]
+
+
