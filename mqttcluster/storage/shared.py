@@ -20,9 +20,6 @@ from mqttcluster.core.message import Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import IStore, KeptSession
 
-#: Bits of a node's interest in a filter: somebody connected there has it; somebody there is served by the link alone
-#: (a clean session, or a durable one that was granted QoS 0).
-LIVE, LINKED = 1, 2
 
 
 @dataclass(slots=True)
@@ -57,7 +54,7 @@ class ISharedStore(IStore, Protocol):
 
 @dataclass(slots=True)
 class NodeInterest:
-    """A node's interest in one filter has changed: `bits` of LIVE and LINKED, 0 for none any more."""
+    """A node's interest in one filter has changed: `bits` as in `core.interest`, 0 for none any more."""
 
     topic_filter: str
     bits: int
