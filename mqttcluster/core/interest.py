@@ -1,7 +1,8 @@
 """What this node wants from the others: one entry per filter, however many of its clients have it.
 
-`LIVE`: somebody connected here has the filter. `LINKED`: somebody connected here has it and no queue in the store serves
-QoS 1 and 2 for it: a clean session, or a durable one that was granted QoS 0. Other nodes are told of changes only.
+`LIVE`: somebody connected here has the filter. `LINKED`: somebody connected here has it and no queue in the store
+serves QoS 1 and 2 for it: a clean session, or a durable one that was granted QoS 0. Other nodes are told of changes
+only.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class StoredWill:
 class Opened:
     """The answer to `IStore.open`: the session as its new owner finds it.
 
-    `queue` holds the first entries (at most the `limit` asked for), `last` is the sequence of the newest entry ever queued.
-    Entries up to `sent` may have been sent before and go out with DUP.
+    `queue` holds the first entries (at most the `limit` asked for), `last` is the sequence of the newest entry ever
+    queued. Entries up to `sent` may have been sent before and go out with DUP.
     `released` are sequences whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for them.
     `inbound` are packet ids of QoS 2 messages received and not released.
     `wiped` is the generation of the kept session that this open ended, 0 for none.
@@ -112,8 +112,8 @@ class Published:
     `repeated`: the exchange was known, or the will was published before; nothing was changed.
     `stale`: the exchange named an old epoch; nothing was changed.
 
-    In a store that nodes share: `owners` has (node, epoch) per target, ('', 0) for one that is offline. A known exchange
-    is not `repeated` but done again, and targets that have the message already answer GONE; `exchange` is then
+    In a store that nodes share: `owners` has (node, epoch) per target, ('', 0) for one that is offline. A known
+    exchange is not `repeated` but done again, and targets that have the message already answer GONE; `exchange` is then
     (publisher, number, lowest number still open), by which receivers without a queue tell a repetition.
     `version` is that of the retained message, 0 for none.
     """
@@ -145,7 +145,8 @@ class Recovered:
 
 @dataclass(slots=True)
 class Due:
-    """What housekeeping has to do now: wills to publish, as (client id, epoch, message), and sessions that have expired."""
+    """What housekeeping has to do now: wills to publish, as (client id, epoch, message), and sessions that have
+    expired."""
 
     wills: list[tuple[str, int, Message]] = field(default_factory=list)
     expired: list[tuple[str, int]] = field(default_factory=list)
@@ -170,22 +171,24 @@ class IStore(Protocol):
         """Finish what was asked, then close. Calls after this fail with `StoreError`."""
 
     def recover(self, now: float) -> Deferred[Recovered]:
-        """For a store with one node: end the connections of an earlier life as if they had been lost (their wills become
-        due, sessions without expiry end, the others are offline from `now`), and tell what is there."""
+        """For a store with one node: end the connections of an earlier life as if they had been lost (their wills
+        become due, sessions without expiry end, the others are offline from `now`), and tell what is there."""
 
     def open(
         self, client_id: str, clean: bool, expiry: int, will: StoredWill | None, now: float, limit: int
     ) -> Deferred[Opened]:
-        """Own the session of `client_id`, taking it over if somebody else does (the old will becomes due, unless the session
-        goes on and the will has a delay: then it is cancelled). A will that waits for its delay is cancelled by resuming and
-        due by wiping. `clean`, a session without expiry, or an expired one: start anew. `expiry` is seconds; 0 ends the
-        session with its connection, `NEVER` keeps it. At most `limit` queue entries are answered."""
+        """Own the session of `client_id`, taking it over if somebody else does (the old will becomes due, unless the
+        session goes on and the will has a delay: then it is cancelled). A will that waits for its delay is cancelled by
+        resuming and due by wiping. `clean`, a session without expiry, or an expired one: start anew. `expiry` is
+        seconds; 0 ends the session with its connection, `NEVER` keeps it. At most `limit` queue entries are
+        answered."""
 
     def close(
         self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
     ) -> Deferred[Closed]:
-        """The connection has ended. `publish_will`: a will becomes due after its delay or when the session ends, whichever is
-        first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of `open`."""
+        """The connection has ended. `publish_will`: a will becomes due after its delay or when the session ends,
+        whichever is first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of
+        `open`."""
 
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
@@ -203,8 +206,9 @@ class IStore(Protocol):
         received: Iterable[int] = (),
         completed: Iterable[int] = (),
     ) -> Deferred[bool]:
-        """Sequences of deliveries: `done` (PUBACK, or refused) are forgotten; `received` (PUBREC) lose their message and keep
-        their number; `completed` (PUBCOMP) lose that, too. False: stale, nothing done. Unknown sequences are ignored."""
+        """Sequences of deliveries: `done` (PUBACK, or refused) are forgotten; `received` (PUBREC) lose their message
+        and keep their number; `completed` (PUBCOMP) lose that, too. False: stale, nothing done. Unknown sequences are
+        ignored."""
 
     def release(self, client_id: str, epoch: int, packet_ids: Iterable[int]) -> Deferred[bool]:
         """PUBREL came for these inbound QoS 2 packet ids; each may be used anew. False: stale, nothing done."""
@@ -213,5 +217,5 @@ class IStore(Protocol):
         """Queue entries with a sequence larger than `after`, in order, at most `limit`. Stale: none."""
 
     def due(self, now: float, limit: int) -> Deferred[Due]:
-        """Wills whose time has come (they stay due until published), and sessions whose expiry has passed: those are ended by
-        this call, and their waiting wills become due."""
+        """Wills whose time has come (they stay due until published), and sessions whose expiry has passed: those are
+        ended by this call, and their waiting wills become due."""

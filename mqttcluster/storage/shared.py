@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
 from mqttcluster.core.message import Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import IStore, KeptSession
-
 
 
 @dataclass(slots=True)
@@ -35,8 +34,9 @@ class ISharedStore(IStore, Protocol):
     """A store that several nodes use at once. Every open, close and due names this node as its owner."""
 
     def reap(self, node: str, now: float) -> Deferred[list[KeptSession]]:
-        """End every connection that the dead `node` still owns, as if it had been lost. Other nodes may do the same at the
-        same time. Answers kept sessions whose subscriptions the other nodes may not know; they are to be announced."""
+        """End every connection that the dead `node` still owns, as if it had been lost. Other nodes may do the same at
+        the same time. Answers kept sessions whose subscriptions the other nodes may not know; they are to be
+        announced."""
 
     def announced(self, client_id: str, epoch: int) -> Deferred[bool]:
         """The subscriptions of this session are known to the other nodes. False: stale."""
@@ -48,8 +48,8 @@ class ISharedStore(IStore, Protocol):
         """The partition that a topic name, or a filter without wildcards, falls in."""
 
     def retained_since(self, partition: int, version: int) -> Deferred[tuple[int, list[RetainedChange]]]:
-        """The changes after `version`, in order, and the version they lead to. A list that begins with a change of version 0
-        is the whole partition: whatever it does not name is not retained any more."""
+        """The changes after `version`, in order, and the version they lead to. A list that begins with a change of
+        version 0 is the whole partition: whatever it does not name is not retained any more."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,8 @@ class NodeInterest:
 
 @dataclass(slots=True)
 class SessionChange:
-    """The subscriptions of a durable session have changed. `whole`: `add` is all there is. `gone`: the session ended."""
+    """The subscriptions of a durable session have changed. `whole`: `add` is all there is. `gone`: the session
+    ended."""
 
     client_id: str
     generation: int
@@ -72,7 +73,7 @@ class SessionChange:
     gone: bool = False
 
 
-RouteChange = Union[NodeInterest, SessionChange]
+RouteChange = NodeInterest | SessionChange
 
 
 @dataclass(slots=True)
@@ -87,7 +88,8 @@ class Doorbell:
 
 @dataclass(slots=True)
 class Forward:
-    """A message for another node. `match`: for its clean sessions, by its own routes; `doorbells`: for durable sessions.
+    """A message for another node. `match`: for its clean sessions, by its own routes; `doorbells`: for durable
+    sessions.
 
     `exchange` is that of `Published`: receivers refuse what they have seen of the same publisher.
     """
@@ -122,7 +124,7 @@ class RetainedHint:
     change: RetainedChange
 
 
-Envelope = Union[Forward, Take, Given, RetainedHint]
+Envelope = Forward | Take | Given | RetainedHint
 
 
 class BackplaneEvents(Protocol):
@@ -150,8 +152,8 @@ class BackplaneEvents(Protocol):
         """True: the lease has run out; act on nothing until it is back."""
 
     def evicted(self) -> Deferred[None]:
-        """The others have buried this node while it was away: close all connections and forget every route. When this fires
-        the backplane joins again as a new node."""
+        """The others have buried this node while it was away: close all connections and forget every route. When this
+        fires the backplane joins again as a new node."""
 
 
 class IBackplane(Protocol):
@@ -168,11 +170,12 @@ class IBackplane(Protocol):
         """Leave, so that nobody has to wait for this node to be found dead."""
 
     def valid(self) -> bool:
-        """Whether the lease holds at this very moment. To be asked before acting on routes, and before acknowledging."""
+        """Whether the lease holds at this very moment. To be asked before acting on routes, and before
+        acknowledging."""
 
     def announce(self, changes: Sequence[RouteChange]) -> Deferred[None]:
-        """Tell all nodes. Fires when each node that was a member as the change was written has applied it, or can act no
-        more: its lease has run out. Changes are applied everywhere in the order of the calls."""
+        """Tell all nodes. Fires when each node that was a member as the change was written has applied it, or can act
+        no more: its lease has run out. Changes are applied everywhere in the order of the calls."""
 
     def members(self) -> Sequence[str]:
         """The other nodes, joining or live."""

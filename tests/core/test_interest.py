@@ -23,10 +23,10 @@ def test_only_changes_of_the_bits_are_told() -> None:
     assert interest.take_changes() == [("a", 0)]
 
 
-STEPS = st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.sampled_from(["add", "remove", "take"])), max_size=40)
+STEP = st.tuples(st.sampled_from("ab"), st.booleans(), st.sampled_from(["add", "remove", "take"]))
 
 
-@given(STEPS)
+@given(st.lists(STEP, max_size=40))
 def test_whoever_hears_every_change_knows_the_truth(steps: list[tuple[str, bool, str]]) -> None:
     """Another node that applies the changes in order knows exactly which filters matter here."""
     interest, held, heard = Interest(), [], {}
