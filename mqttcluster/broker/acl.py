@@ -26,7 +26,7 @@ from mqttcluster.mqtt.topics import valid_filter
 
 _RULE = re.compile(
     r"(?P<verb>allow|deny)\s+"
-    r"(?:(?P<group>everyone|anonymous|users)|(?P<kind>user|client)\s+(?:\"(?P<quoted>[^\"]+)\"|(?P<name>\S+)))\s+"
+    r"(?:(?P<group>everyone|anonymous|users)|(?P<kind>user|client)\s+(?:\"(?P<quoted>[^\"]+)\"|(?P<name>[^\s\"]\S*)))\s+"
     r"to\s+(?P<action>publish\s+and\s+subscribe|subscribe\s+and\s+publish|publish|subscribe)\s+"
     r"(?P<filter>\S.*)"
 )

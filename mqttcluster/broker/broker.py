@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
 from mqttcluster.broker.client import Client
 from mqttcluster.broker.housekeeping import Housekeeping
@@ -46,11 +47,14 @@ class Broker:
         self.output = Output(lambda flush: clock.callLater(0, flush))
         self.routing = Routing()
         self.retained = Retained()
-        self.publishing = Publishing(store, self.routing, self.retained, self.metrics, settings.max_retained)
-        self.sessions = Sessions(
-            store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer
+        self.cluster = Alone(self.retained)
+        self.publishing = Publishing(
+            store, self.routing, self.retained, self.metrics, settings.max_retained, self.cluster
         )
-        self.subscribing = Subscribing(store, self.routing, self.retained, settings, self.authorizer)
+        self.sessions = Sessions(
+            store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer, self.cluster
+        )
+        self.subscribing = Subscribing(store, self.routing, self.retained, settings, self.authorizer, self.cluster)
         self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock)
         self._sys_topics = SysTopics(
             settings.node, self.metrics, self.sessions, self.routing, self.retained, self.publishing

@@ -1,9 +1,10 @@
 """One client: what arrives on its connection, in order.
 
-Packets are dealt with in the order received. A publish that waits for the store is a *step*; steps complete in order,
-and with a step leaves its acknowledgement. SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are through, and
-hold up what is behind them. While the client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps, output that
-it does not take) nothing is taken from the decoder and reading is paused, so that TCP slows the sender down [G9].
+Packets are dealt with in the order received. A PUBLISH or PUBREL that waits for the store is a *step*; steps complete
+in order, and with a step leaves its acknowledgement. SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are
+through, and hold up what is behind them. While the client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps,
+output that it does not take) nothing is taken from the decoder and reading is paused, so that TCP slows the sender
+down [G9].
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
 class Step:
-    """A publish of this client that waits for the store, or for its turn. `acknowledgement` is b'' for QoS 0."""
+    """A PUBLISH or PUBREL that waits for the store, or for its turn. `acknowledgement` is b'' for QoS 0."""
 
     __slots__ = ("acknowledgement", "done", "plan")
 
@@ -94,6 +95,7 @@ class Client:
         self.anonymous_allowed = anonymous_allowed
         self.connection = Connection(settings.max_packet_size, broker.clock.seconds())
         self.sender = Sender(transport, broker.output, broker.metrics, settings.send_buffer)
+        self.sender.drained = self._process
         self.identity: Identity | None = None
         self.outlet: Outlet | None = None
         self.ended = False
@@ -186,6 +188,7 @@ class Client:
             if blocked:
                 self._transport.pause_reading()
             else:
+                self.connection.last_packet = self._broker.clock.seconds()  # it was us who did not listen
                 self._transport.resume_reading()
 
     def _connect(self, packet: Connect) -> None:
@@ -332,18 +335,21 @@ class Client:
 
     def _pubrel(self, packet: Pubrel) -> None:
         session, identifier = self._outlet.session, packet.packet_id
-        if not session.durable or identifier not in session.inbound:
-            session.inbound.discard(identifier)
-            self.send_packet(Pubcomp(identifier))
+        session.inbound.discard(identifier)  # a new message with it comes to the store behind this release
+        step = Step(None, encode(Pubcomp(identifier), self.version), done=False)
+        if not session.durable:
+            step.done = True
+            self._take(step)
             return
 
-        def released(current: bool) -> None:  # only now may the identifier be used again
-            session.inbound.discard(identifier)
-            if current and not self.ended:
-                self.send_packet(Pubcomp(identifier))
+        def released(current: bool) -> None:
+            if not current:
+                step.acknowledgement = b""
+            self._stored(None, step)
 
+        self._steps.append(step)
         releasing = self._broker.store.release(session.client_id, session.epoch, [identifier])
-        releasing.addCallbacks(released, self.store_lost)
+        releasing.addCallbacks(released, self._not_stored, errbackArgs=(step,))
 
     def _puback(self, packet: Puback) -> None:
         self._outlet.puback(packet)
@@ -383,8 +389,8 @@ class Client:
         self._end(error.text)
 
     def taken_over(self) -> None:
-        """Another connection has come for this client id; its CONNECT tells the store [MQTT-3.1.4-2]."""
-        self._end("session taken over", tell_store=False)
+        """Another connection has come for this client id [MQTT-3.1.4-2]. The store learns what was sent, for DUP."""
+        self._end("session taken over")
 
     def shut_down(self) -> Deferred[Any] | None:
         """The broker is stopping. Fires when the store knows that this connection has ended; None: it knows already."""
@@ -401,7 +407,7 @@ class Client:
             peer=self.peer,
         )
 
-    def _end(self, why: str, close: bool = True, tell_store: bool = True) -> Deferred[Any] | None:
+    def _end(self, why: str, close: bool = True) -> Deferred[Any] | None:
         if self.ended:
             return None
         self.ended = True
@@ -415,9 +421,8 @@ class Client:
         if self.outlet is not None:
             self.outlet.close()
             broker.sessions.detach(self)
-            if tell_store:
-                closing = broker.sessions.close(self, not self._graceful, broker.clock.seconds())
-                closing.addCallback(lambda _: broker.housekeeping.look())
+            closing = broker.sessions.close(self, not self._graceful, broker.clock.seconds())
+            closing.addCallback(lambda _: broker.housekeeping.look())
         self._cancel_timer()
         if close:
             self.sender.close()
@@ -433,7 +438,10 @@ class Client:
 
     def _connect_timeout(self) -> None:
         self._timer = None
-        self._end("no CONNECT in time" if self.connection.state is State.FRESH else "CONNECT took too long")
+        if self.connection.state is State.FRESH:
+            self._end("no CONNECT in time")
+        else:
+            self.fail(MQTTError(Reason.SERVER_UNAVAILABLE, "CONNECT took too long"))
 
     def _watch_silence(self) -> None:
         self._cancel_timer()

@@ -69,6 +69,7 @@ class Housekeeping:
         log.error("housekeeping failed, it will be tried again: {error}", error=failure.value)
 
     async def _look(self) -> None:
+        await self._sessions.tell_again()
         while True:
             due: Due = await self._store.due(self._clock.seconds(), BATCH)
             for client_id, epoch, message in due.wills:

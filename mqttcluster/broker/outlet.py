@@ -25,6 +25,8 @@ from mqttcluster.storage.interfaces import FULL, GONE, IStore, Publication, Publ
 
 #: Retained messages of one client that are on their way into the store's queue at any moment.
 FEED_BATCH = 32
+#: How often one retained message may wait for the same client, which subscribes again and does not take it.
+FEED_COPIES = 16
 
 
 class Outlet:
@@ -79,6 +81,11 @@ class Outlet:
         self._recording: set[int] = set()
         sender.before_flush = self.pump
 
+    @property
+    def epoch(self) -> int:
+        """The number of this ownership of the session."""
+        return self.session.epoch
+
     # -- deliveries
 
     def deliver(self, message: Message, qos: int) -> None:
@@ -128,6 +135,7 @@ class Outlet:
             self._send_queue()
         if session.wants_read():
             self._read()
+            self._send_queue()  # a store in memory has answered already
         return not self._sender.has_room
 
     def _send_queue(self) -> None:
@@ -153,6 +161,11 @@ class Outlet:
 
         reading = self._store.read(session.client_id, session.epoch, session.cursor, limit)
         reading.addCallbacks(was_read, self._store_lost)
+
+    def look(self) -> None:
+        """The store may hold deliveries that nobody told of."""
+        self.session.suspicious = True
+        self._sender.mark()
 
     # -- acknowledgements from the client
 
@@ -205,7 +218,7 @@ class Outlet:
         """A subscription asks for these retained messages."""
         feed = self.session.feed
         for message in messages:
-            feed[message.topic] = (*feed.get(message.topic, ()), granted)
+            feed[message.topic] = (*feed.get(message.topic, ())[1 - FEED_COPIES :], granted)
         self._sender.mark()
 
     def unfeed(self) -> None:
@@ -217,7 +230,8 @@ class Outlet:
 
     def _send_feed(self) -> None:
         session, sender = self.session, self._sender
-        while session.feed and sender.has_room and self._feeding < FEED_BATCH and len(session.queue) < session.window:
+        room = min(session.window, session.max_queued)
+        while session.feed and sender.has_room and self._feeding < FEED_BATCH and len(session.queue) < room:
             self._send_retained(next(iter(session.feed)))
 
     def _send_retained(self, topic: str) -> None:

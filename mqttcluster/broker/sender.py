@@ -35,7 +35,8 @@ class Transport(Protocol):
 
 
 class Sender:
-    """Output of one connection. `before_flush` may add to it at the last moment; it answers whether it has more."""
+    """Output of one connection. `before_flush` may add to it at the last moment; it answers whether it has more.
+    `drained` is told when output that was full has been written."""
 
     __slots__ = (
         "_closed",
@@ -46,6 +47,7 @@ class Sender:
         "_output",
         "_transport",
         "before_flush",
+        "drained",
         "size",
         "writable",
     )
@@ -62,6 +64,7 @@ class Sender:
         self.size = 0
         self.writable = True
         self.before_flush: Callable[[], bool] | None = None
+        self.drained: Callable[[], None] | None = None
 
     @property
     def full(self) -> bool:
@@ -102,9 +105,12 @@ class Sender:
             more = self.before_flush()
         self._marked = False
         if self.writable:
+            was_full = self.full
             self._write()
             if more and self.writable:
                 self.mark()
+            if was_full and self.drained is not None:
+                self.drained()
 
     def close(self) -> None:
         """Write what has been collected, whether or not the network takes it, and close behind it."""

@@ -7,12 +7,13 @@ later one wins, here by `_opening`, in the store by the order of the calls [G3].
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authenticator, Authorizer, Credentials, Identity
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.settings import Settings
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 log = Logger(namespace="mqttcluster.sessions")
 
 
+class _End(NamedTuple):
+    """The end of a connection, as `IStore.close` takes it."""
+
+    client_id: str
+    epoch: int
+    publish_will: bool
+    sent: int
+    now: float
+
+
 class Sessions:
     """The sessions this node knows: connected clients, and subscribers that may be offline."""
 
@@ -40,7 +51,9 @@ class Sessions:
         metrics: Metrics,
         authenticator: Authenticator,
         authorizer: Authorizer,
+        cluster: Alone,
     ) -> None:
+        self._cluster = cluster
         self._store = store
         self._routing = routing
         self._settings = settings
@@ -51,6 +64,8 @@ class Sessions:
         self.connected: dict[str, Client] = {}
         #: Client id -> the latest connection whose `IStore.open` is under way.
         self._opening: dict[str, Client] = {}
+        #: Client id -> the end of a connection that the store has failed to take note of.
+        self._untold: dict[str, _End] = {}
         #: Durable sessions, connected or not, and clean ones while connected.
         self.subscribers: dict[str, Subscriber] = {}
 
@@ -70,8 +85,10 @@ class Sessions:
         client.identity = Identity(client_id, connect.username)
         if client.ended:
             return None
-        self._take_over(client_id)
+        older = self._take_over(client_id)
         self._opening[client_id] = client
+        if client_id in self._untold:
+            self._tell(self._untold.pop(client_id))
         expiry = 0 if connect.clean_start else self._settings.session_expiry
         try:
             opened = await self._store.open(
@@ -80,6 +97,8 @@ class Sessions:
         except StoreError as error:
             if self._opening.get(client_id) is client:
                 del self._opening[client_id]
+            if older is not None and older.outlet is not None:  # it was left to this open to end the older connection
+                self.close(older, publish_will=True, now=now)
             log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
         if self._opening.get(client_id) is not client:
@@ -89,6 +108,7 @@ class Sessions:
         subscriber = self._subscriber(client_id, opened, durable)
         subscriber.outlet = client.attach(self._session(client_id, opened, durable), subscriber)
         self.connected[client_id] = client
+        self._cluster.attached(subscriber)
         if client.ended:
             self.detach(client)
             await self.close(client, publish_will=False, now=now)
@@ -117,19 +137,24 @@ class Sessions:
         if reason is not Reason.SUCCESS:
             raise MQTTError(reason, "refused by the authenticator")
 
-    def _take_over(self, client_id: str) -> None:
-        """The newer connection wins; the older is closed [MQTT-3.1.4-2]."""
+    def _take_over(self, client_id: str) -> Client | None:
+        """The newer connection wins; the older is closed [MQTT-3.1.4-2] and returned."""
         older = self.connected.get(client_id) or self._opening.get(client_id)
         if older is not None:
             self._metrics.takeovers += 1
             older.taken_over()
+        return older
 
     def _will(self, client: Client, connect: Connect) -> StoredWill | None:
         will = connect.will
         if will is None:
             return None
         assert client.identity is not None
-        if will.topic.startswith("$") or not self._authorizer.may_publish(client.identity, will.topic):
+        if (
+            will.topic.startswith("$")
+            or will.topic.count("/") >= self._settings.max_topic_levels
+            or not self._authorizer.may_publish(client.identity, will.topic)
+        ):
             client.refused("will", will.topic)
             return None
         return StoredWill(
@@ -168,20 +193,30 @@ class Sessions:
         subscriber = outlet.subscriber
         if subscriber.outlet is outlet:
             subscriber.outlet = None
+            self._cluster.detached(subscriber)
             if not subscriber.durable:
                 self.forget(subscriber)
 
     def close(self, client: Client, publish_will: bool, now: float) -> Deferred[object]:
-        """Tell the store that the connection has ended. Fires when it knows; never fails."""
+        """Tell the store that the connection has ended. Fires when it knows, or has failed; never fails."""
         assert client.outlet is not None
         session = client.outlet.session
+        return self._tell(_End(session.client_id, session.epoch, publish_will, session.sent, now))
 
+    def _tell(self, end: _End) -> Deferred[object]:
         def failed(failure: Failure) -> None:
-            error = failure.value
-            log.error("store failed on close for {client_id}: {error}", client_id=session.client_id, error=error)
+            self._untold[end.client_id] = end
+            log.error("store failed on close for {client_id}: {error}", client_id=end.client_id, error=failure.value)
 
-        closing = self._store.close(session.client_id, session.epoch, publish_will, session.sent, now)
-        return closing.addErrback(failed)
+        return self._store.close(*end).addErrback(failed)
+
+    async def tell_again(self) -> None:
+        """Tell the store of connections that ended while it failed. What has come since then makes it stale [G3]."""
+        for client_id in list(self._untold):
+            if client_id in self._untold:
+                await self._tell(self._untold.pop(client_id))
+                if client_id in self._untold:
+                    return
 
     def forget(self, subscriber: Subscriber) -> None:
         """A session has ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authorizer
 from mqttcluster.broker.settings import Settings
 from mqttcluster.core.retained import Retained
@@ -24,8 +25,15 @@ class Subscribing:
     """Answers SUBSCRIBE and UNSUBSCRIBE."""
 
     def __init__(
-        self, store: IStore, routing: Routing, retained: Retained, settings: Settings, authorizer: Authorizer
+        self,
+        store: IStore,
+        routing: Routing,
+        retained: Retained,
+        settings: Settings,
+        authorizer: Authorizer,
+        cluster: Alone,
     ) -> None:
+        self._cluster = cluster
         self._store = store
         self._routing = routing
         self._retained = retained
@@ -53,10 +61,11 @@ class Subscribing:
         if granted and not await self._store_changes(client, dict(granted), []):
             return
         outlet = client.outlet
-        if outlet is None or outlet.closed:
-            return
-        for topic_filter, subscription in granted:
+        assert outlet is not None
+        for topic_filter, subscription in granted:  # the session has them, even if its connection has ended meanwhile
             self._routing.subscribe(outlet.subscriber, topic_filter, subscription)
+        if outlet.closed:
+            return
         client.send_packet(Suback(packet.packet_id, reasons))
         for topic_filter, subscription in granted:
             outlet.feed(self._retained.match(topic_filter), subscription.qos)
@@ -68,14 +77,14 @@ class Subscribing:
         present = [f for f in packet.filters if f in outlet.subscriber.subscriptions]
         if present and not await self._store_changes(client, {}, present):
             return
-        if outlet.closed:
-            return
         reasons = [
             Reason.SUCCESS
             if self._routing.unsubscribe(outlet.subscriber, topic_filter)
             else Reason.NO_SUBSCRIPTION_EXISTED
             for topic_filter in packet.filters
         ]
+        if outlet.closed:
+            return
         if outlet.session.feed:
             outlet.unfeed()
         client.send_packet(Unsuback(packet.packet_id, reasons))

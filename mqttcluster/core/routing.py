@@ -1,4 +1,5 @@
-"""Who gets a message: subscriptions of all sessions in one tree, and the answers for topics seen a moment ago."""
+"""Who gets a message: subscriptions of all sessions in one tree, what other nodes want in a second one, and the answers
+for topics seen a moment ago."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ CACHED_TOPICS = 10_000
 
 
 class Outlet(Protocol):
-    """What takes deliveries while a client is connected."""
+    """What takes deliveries while a client is connected, under the epoch of its ownership."""
+
+    @property
+    def epoch(self) -> int: ...
 
     def deliver(self, message: Message, qos: int) -> None:
         """A message that no store holds for this session."""
@@ -48,11 +52,17 @@ class Receiver(NamedTuple):
 
 
 class Routing:
-    """The subscriptions of this node. `revision` grows with every change."""
+    """The subscriptions of all sessions known here, and the interest of other nodes as bits of `core.interest`.
+
+    `revision` grows with every change.
+    """
 
     def __init__(self) -> None:
         self._tree: TopicTree[Subscriber, Subscription] = TopicTree()
         self._cache: dict[str, tuple[Receiver, ...]] = {}
+        self._nodes: TopicTree[str, int] = TopicTree()
+        self._nodes_cache: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._interest: dict[str, dict[str, int]] = {}
         self.revision = 0
 
     def __len__(self) -> int:
@@ -95,6 +105,45 @@ class Routing:
                 self._cache.clear()
             self._cache[topic] = receivers
         return receivers
+
+    def set_interest(self, node: str, topic_filter: str, bits: int) -> None:
+        """What another node wants of one filter, 0 for nothing any more."""
+        interest = self._interest.setdefault(node, {})
+        if bits:
+            interest[topic_filter] = bits
+            self._nodes.add(topic_filter, node, bits)
+        elif interest.pop(topic_filter, 0):
+            self._nodes.remove(topic_filter, node)
+        self.revision += 1
+        self._nodes_cache.clear()
+
+    def forget_node(self, node: str) -> None:
+        """Another node wants nothing any more."""
+        for topic_filter in list(self._interest.get(node, ())):
+            self.set_interest(node, topic_filter, 0)
+        self._interest.pop(node, None)
+
+    def nodes(self, topic: str) -> tuple[tuple[str, int], ...]:
+        """The other nodes that want `topic`, each once with the bits of all its matching filters."""
+        if not self._interest:
+            return ()
+        nodes = self._nodes_cache.get(topic)
+        if nodes is None:
+            wanted: dict[str, int] = {}
+            for node, bits in self._nodes.match(topic):
+                wanted[node] = wanted.get(node, 0) | bits
+            if len(self._nodes_cache) >= CACHED_TOPICS:
+                self._nodes_cache.clear()
+            nodes = self._nodes_cache[topic] = tuple(wanted.items())
+        return nodes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tree = TopicTree()
+        self._nodes = TopicTree()
+        self._interest.clear()
+        self._nodes_cache.clear()
+        self._changed()
 
     def _changed(self) -> None:
         self.revision += 1

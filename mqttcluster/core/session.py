@@ -41,6 +41,7 @@ class Session:
         "queue",
         "reading",
         "sent",
+        "suspicious",
         "tail",
         "window",
     )
@@ -61,6 +62,8 @@ class Session:
         self.tail = 0
         self.sent = 0
         self.reading = False
+        #: The store may hold more than `tail` says.
+        self.suspicious = False
         self._sent_before = 0
 
     def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Iterable[int]) -> None:
@@ -91,7 +94,8 @@ class Session:
 
     def wants_read(self) -> bool:
         """Whether the store holds deliveries that now have room here."""
-        return self.tail > self.cursor and not self.reading and len(self.queue) * 2 <= self.max_queued
+        more = self.tail > self.cursor or self.suspicious
+        return more and not self.reading and len(self.queue) * 2 <= self.max_queued
 
     def was_read(self, deliveries: Sequence[Delivery], limit: int, tail: int) -> None:
         """What the store answered to a read past `cursor` that was asked for when `tail` was the highest known."""

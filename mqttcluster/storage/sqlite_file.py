@@ -27,6 +27,8 @@ Synchronous = Literal["full", "normal"]
 APPLICATION_ID = 0x4D51436C
 #: Raised when an older release could not work with the file any more.
 FORMAT = 1
+#: The smallest page of SQLite: no database has fewer bytes, unless it is empty.
+SMALLEST = 512
 #: Larger files (bytes) are not read from end to end at start; their directory of sessions is.
 CHECKED_WHOLE = 256 * 1024 * 1024
 
@@ -77,7 +79,7 @@ CREATE TABLE retained (topic TEXT PRIMARY KEY, record BLOB NOT NULL);
 def open_file(path: str, synchronous: Synchronous) -> sqlite3.Connection:
     """Open the store at `path`, making it if there is none. Raises `StoreError`, in one line with the cure."""
     try:
-        _make_private(path)
+        _look(path)
         with closing(sqlite3.connect(f"{_uri(path)}?mode=ro", uri=True, timeout=0)) as connection:
             if not _is_empty(connection):
                 _check(path, connection)
@@ -98,10 +100,19 @@ def _uri(path: str) -> str:
     return Path(path).absolute().as_uri()
 
 
-def _make_private(path: str) -> None:
-    """Other users must not read what clients send each other. SQLite gives its journal the mode of the file."""
-    if not os.path.exists(path):
+def _look(path: str) -> None:
+    """What SQLite would not tell, or would put right in its own way. Makes an empty file if there is none.
+
+    Other users must not read what clients send each other; SQLite gives its journal the mode of the file.
+    """
+    if not os.path.lexists(path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if not os.path.isfile(path):
+        raise StoreError(f"{path}: is not a file; choose another path")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreError(_explain(path, "readonly file"))
+    if 0 < os.path.getsize(path) < SMALLEST:  # SQLite would take it for an empty database, and write over it
+        raise StoreError(f"{path}: is not a store of mqttcluster; choose another path")
 
 
 def _one(connection: sqlite3.Connection, statement: str) -> Any:

@@ -113,7 +113,7 @@ class Ledger:
         self._due_at_before: dict[tuple[str, int], float | None] = {}
         self._epoch = 0
         self._reserved = 0
-        self._reserved_before = 0
+        self._epochs_before = 0, 0
         self._message = 0
 
     # The file and its transactions
@@ -133,7 +133,7 @@ class Ledger:
     def begin(self) -> None:
         self._accounts_before.clear()
         self._due_at_before.clear()
-        self._reserved_before = self._reserved
+        self._epochs_before = self._epoch, self._reserved
 
     def prepare(self) -> None:
         self._writes.flush()
@@ -154,7 +154,7 @@ class Ledger:
                 self._due_at.pop(key, None)
             else:
                 self._due_at[key] = at
-        self._reserved = self._reserved_before
+        self._epoch, self._reserved = self._epochs_before
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 

@@ -76,16 +76,17 @@ class Writes:
 
     def remove(self, session: int, sequences: Iterable[int]) -> None:
         """These entries leave the queue; neighbours go with one statement."""
-        low = high = 0
-        for sequence in sorted(sequences):
+        ordered = sorted(sequences)
+        if not ordered:
+            return
+        self._any = True
+        low = high = ordered[0]
+        for sequence in ordered[1:]:
             if sequence != high + 1:
-                if low:
-                    self._removed.append((session, low, high))
+                self._removed.append((session, low, high))
                 low = sequence
             high = sequence
-        if low:
-            self._any = True
-            self._removed.append((session, low, high))
+        self._removed.append((session, low, high))
 
     def session(self, session: int, rest: Row) -> None:
         """The row of a session, new or changed."""

@@ -64,7 +64,7 @@ class HeldStore:
             inner, outer = self._waiting.popleft()
             inner.chainDeferred(outer)
 
-    def release(self) -> None:
+    def release_all(self) -> None:
         """Hold nothing any more."""
         self.holding = False
         while self._waiting:
@@ -223,5 +223,5 @@ class World:
 
     def release(self) -> None:
         """Let all answers go, and hold no more."""
-        self.store.release()
+        self.store.release_all()
         self.settle()

@@ -91,9 +91,11 @@ def test_ill_formed_utf8_in_connect(world: World, place: str, raw: str) -> None:
 
 
 @pytest.mark.rule("MQTT-1.5.3-1")
-@pytest.mark.parametrize("raw", ["7F", "C2 80", "DF BF", "E0 A0 80", "ED 9F BF", "EE 80 80", "F0 90 80 80", "F4 8F BF BF"])
+@pytest.mark.parametrize(
+    "raw", ["7F", "C2 80", "DF BF", "E0 A0 80", "ED 9F BF", "EE 80 80", "F0 90 80 80", "F4 8F BF BF"]
+)
 def test_every_well_formed_length_passes(world: World, raw: str) -> None:
-    """The outermost characters of each UTF-8 length, and those beside the surrogates, reach the subscriber unchanged."""
+    """The outermost characters of each UTF-8 length, and those beside the surrogates, arrive unchanged."""
     watcher = bystander(world)
     packet = frame(0x30, string(b"t/" + bytes.fromhex(raw)) + b"x")
     publisher = world.connect("p").send(packet)
@@ -132,7 +134,7 @@ def test_nul_in_connect(world: World, place: str) -> None:
 @pytest.mark.rule("MQTT-1.5.3-3")
 @pytest.mark.parametrize("topic", ["\ufeffa", "a\ufeff", "a/\ufeff/b", "\ufeff"])
 def test_byte_order_mark_is_a_character(world: World, topic: str) -> None:
-    """EF BB BF in a topic is a character: who subscribed to the name without it gets nothing, who has it gets all bytes."""
+    """EF BB BF in a topic is a character: subscribed without it means nothing comes, with it all bytes do."""
     exact, without = world.connect("exact"), world.connect("without")
     subscribe(exact, topic)
     subscribe(without, topic.replace("\ufeff", "") or "a")
@@ -151,7 +153,9 @@ def test_byte_order_mark_tells_client_ids_apart(world: World) -> None:
     assert marked.alive()
 
 
-@pytest.mark.parametrize("topic", ["a\x01", "a\x1f", "a\x7f", "a\x80", "a\x9f", "a\ufdd0", "a\ufffe", "a\uffff", "a\U0001ffff"])
+@pytest.mark.parametrize(
+    "topic", ["a\x01", "a\x1f", "a\x7f", "a\x80", "a\x9f", "a\ufdd0", "a\ufffe", "a\uffff", "a\U0001ffff"]
+)
 def test_control_characters_and_non_characters_pass(world: World, topic: str) -> None:
     """N311-01: a receiver may close on them; this broker does not, and forwards them as they are."""
     watcher = bystander(world)
@@ -352,7 +356,7 @@ def test_every_other_packet_id_is_taken(world: World, identifier: int) -> None:
 
 
 @pytest.mark.rule("MQTT-2.3.1-1", "MQTT-2.3.1-4")
-def test_packet_ids_of_the_server_go_round(world: World) -> None:
+def test_packet_ids_of_the_server_go_round() -> None:
     """After 65535 comes 1, never 0; while the old 1 is not acknowledged nothing else bears that id."""
     world = World(max_inflight=1000, max_queued=5000)
     subscriber, publisher = world.connect("s"), world.connect("p")
@@ -493,18 +497,25 @@ def test_examples_of_the_standard(world: World) -> None:
     assert peer.closed
 
 
-def test_packets_may_come_in_any_pieces(world: World) -> None:
-    """The same dialogue byte by byte, and in one piece: the same answers."""
-    whole, slow = World(), World()
+@pytest.mark.parametrize("size", [1, 2])
+def test_packets_may_come_in_pieces(world: World, size: int) -> None:
+    """The same dialogue in pieces that know nothing of packets: the same answers."""
+    peer, other = world.peer(), world.peer()
     everything = bytes.fromhex("".join(sent for sent, _ in DIALOGUE) + "E0 00")
-    pieces, at_once = slow.peer(), whole.peer().send(everything)
-    for at in range(len(everything)):
-        pieces.send(everything[at : at + 1])
-    answers = _packets_in(pieces)
-    assert len(answers) == 15
-    assert answers == _packets_in(at_once)
-    assert pieces.closed
-    assert at_once.closed
+    for at in range(0, len(everything), size):
+        peer.send(everything[at : at + size])
+    other._arrived = bytes.fromhex("".join(expected for _, expected in DIALOGUE))
+    assert _packets_in(peer) == _packets_in(other)
+    assert peer.closed
+
+
+def test_packets_may_share_a_chunk(world: World) -> None:
+    """What comes in one piece is dealt with in order."""
+    watcher, peer = bystander(world), world.peer()
+    peer.send(Connect("c"), *(Publish("t", b"%d" % number) for number in range(100)), "C0 00", "E0 00")
+    assert peer.bytes() == ACCEPTED + bytes.fromhex("D0 00")
+    assert [packet.payload for packet in watcher.packets()] == [b"%d" % number for number in range(100)]
+    assert peer.closed
 
 
 def test_packet_behind_an_illegal_one_is_not_read(world: World) -> None:

@@ -585,7 +585,7 @@ class Contract:
     def test_wills_of_several_connections(self, store: Driver) -> None:
         epochs = []
         for number in range(3):
-            opened = store.open(will=will(str(number)))
+            opened = store.open(will=will(str(number)), now=float(number))
             epochs.append(opened.epoch)
             store.close("c", opened.epoch, now=float(number))
         assert [(epoch, each.payload) for _, epoch, each in store.due(9.0, limit=2).wills] == [

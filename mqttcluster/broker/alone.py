@@ -1,0 +1,63 @@
+"""A node without others: the null object in the place of `broker.cluster.Cluster`, and what the two have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+
+from mqttcluster.core.message import Message
+from mqttcluster.core.retained import Retained
+from mqttcluster.core.routing import Subscriber
+from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.shared import SessionChange
+
+if TYPE_CHECKING:
+    from mqttcluster.broker.publishing import Plan
+
+
+class Alone:
+    """Nobody to tell, nobody to wait for."""
+
+    def __init__(self, retained: Retained) -> None:
+        self._retained = retained
+
+    def may_act(self) -> bool:
+        """Whether this node may act on its routes and acknowledge."""
+        return True
+
+    def attached(self, subscriber: Subscriber) -> None:
+        """A session with these subscriptions is connected here now."""
+
+    def detached(self, subscriber: Subscriber) -> None:
+        """It is not any more. To be called before its subscriptions are forgotten."""
+
+    def changed(self, subscriber: Subscriber, topic_filter: str, before: Subscription | None) -> None:
+        """A connected session has subscribed or unsubscribed; `before` is what it had, the routing has what is now."""
+
+    def announce(self, *sessions: SessionChange) -> Deferred[None]:
+        """Tell what has changed. Fires when every other node acts on it, or cannot act any more [G5]."""
+        return succeed(None)
+
+    def cast(self, message: Message, nodes: Sequence[tuple[str, int]]) -> None:
+        """QoS 0, to every node where somebody is connected for it."""
+
+    def forward(self, plan: Plan) -> Deferred[None] | None:
+        """QoS 1 and 2 by link. None: there is nothing to wait for."""
+        return None
+
+    def first(self, exchange: tuple[str, int, int] | None) -> bool:
+        """Whether receivers without a queue are still to get this QoS 2 exchange."""
+        return True
+
+    def retain(self, message: Message, version: int) -> None:
+        """The store has given a retained message of this node its place."""
+        self._retained.apply(message)
+
+    async def check_retained(self, filters: Sequence[str]) -> None:
+        """Fires when everything that was retained before this call is here, as far as `filters` see it."""
+
+    def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
+        """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
+        return succeed(None)

@@ -1,0 +1,286 @@
+"""This node among the others: what it tells them, and what it does with what they say.
+
+A node tells the others which filters its connected clients have (`core.interest`) and how durable sessions change.
+Knowing that, the node where a message is published sends one envelope to each node that wants it, and none to the
+others. QoS 0 goes by channel, QoS 1 and 2 by link. A durable session is served from its queue in the store; the
+envelope only rings its owner's bell.
+
+While this node is *fenced* (its lease has run out) it reads no clients and acknowledges nothing; `may_act` is asked
+once per chunk and before acknowledgements [G5].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from mqttcluster.broker.alone import Alone
+from mqttcluster.broker.retained_sync import RetainedSync
+from mqttcluster.core.interest import LINKED, LIVE, Interest
+from mqttcluster.core.message import Delivery, Message
+from mqttcluster.core.routing import Subscriber
+from mqttcluster.core.seen import Seen
+from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.shared import (
+    Doorbell,
+    Envelope,
+    Forward,
+    Given,
+    IBackplane,
+    ISharedStore,
+    NodeInterest,
+    RetainedChange,
+    RetainedHint,
+    RouteChange,
+    SessionChange,
+    Take,
+)
+
+if TYPE_CHECKING:
+    from mqttcluster.broker.broker import Broker
+    from mqttcluster.broker.publishing import Plan
+
+log = Logger(namespace="mqttcluster.cluster")
+
+#: How long a new connection waits for the old owner of its session to let go. The epoch protects what comes later.
+TAKE_TIMEOUT = 1.0
+#: How often a fenced node looks whether it may go on, and how often retained versions are compared.
+FENCE_INTERVAL = 0.1
+COMPARE_INTERVAL = 1.0
+
+
+def linked(subscriber: Subscriber, subscription: Subscription) -> bool:
+    """Whether QoS 1 and 2 for this subscription come by link and not from a queue."""
+    return not subscriber.durable or subscription.qos == 0
+
+
+class Cluster(Alone):
+    """The broker's side of the backplane, and the `BackplaneEvents` that it tells."""
+
+    def __init__(self, broker: Broker, backplane: IBackplane, store: ISharedStore) -> None:
+        super().__init__(broker.retained)
+        self._broker = broker
+        self._backplane = backplane
+        self._store = store
+        self.interest = Interest()
+        self.seen = Seen()
+        self.retained = RetainedSync(store, broker.retained)
+        self._giving: dict[str, tuple[int, Deferred[None]]] = {}
+        self._fenced = True
+        self._fence_loop = LoopingCall(self._look_at_fence)
+        self._fence_loop.clock = broker.clock
+        self._compare_loop = LoopingCall(self.retained.compare)
+        self._compare_loop.clock = broker.clock
+
+    # -- life
+
+    def start(self) -> Deferred[None]:
+        """Join. Fires when this node may serve clients."""
+        return self._backplane.start(self).addCallback(lambda _: self._compare_loop.start(COMPARE_INTERVAL, now=False))
+
+    def stop(self) -> Deferred[None]:
+        """Leave."""
+        for loop in (self._fence_loop, self._compare_loop):
+            if loop.running:
+                loop.stop()
+        return self._backplane.stop()
+
+    def may_act(self) -> bool:
+        """Whether the lease holds. If not, every client is woken when it does again."""
+        if not self._fenced and self._backplane.valid():
+            return True
+        if not self._fence_loop.running:
+            self._fence_loop.start(FENCE_INTERVAL, now=False)
+        return False
+
+    def _look_at_fence(self) -> None:
+        if not self._fenced and self._backplane.valid():
+            self._fence_loop.stop()
+            for client in list(self._broker.clients):
+                client.wake()
+
+    # -- telling the others
+
+    def attached(self, subscriber: Subscriber) -> None:
+        """A session with these subscriptions is connected here now."""
+        for topic_filter, subscription in subscriber.subscriptions.items():
+            self.interest.add(topic_filter, linked(subscriber, subscription))
+        self.announce()
+
+    def detached(self, subscriber: Subscriber) -> None:
+        """It is not any more. To be called before its subscriptions are forgotten."""
+        for topic_filter, subscription in subscriber.subscriptions.items():
+            self.interest.remove(topic_filter, linked(subscriber, subscription))
+        self.announce()
+
+    def changed(self, subscriber: Subscriber, topic_filter: str, before: Subscription | None) -> None:
+        """A connected session has subscribed or unsubscribed; `before` is what it had, the routing has what is now."""
+        after = subscriber.subscriptions.get(topic_filter)
+        if after is not None:
+            self.interest.add(topic_filter, linked(subscriber, after))
+        if before is not None:
+            self.interest.remove(topic_filter, linked(subscriber, before))
+
+    def announce(self, *sessions: SessionChange) -> Deferred[None]:
+        """Tell what has changed. Fires when every other node acts on it, or cannot act any more [G5]."""
+        changes: list[RouteChange] = [NodeInterest(f, bits) for f, bits in self.interest.take_changes()]
+        changes.extend(sessions)
+        return self._backplane.announce(changes) if changes else succeed(None)
+
+    # -- messages for the others
+
+    def cast(self, message: Message, nodes: Sequence[tuple[str, int]]) -> None:
+        """QoS 0, to every node where somebody is connected for it."""
+        for node, bits in nodes:
+            if bits & LIVE:
+                self._backplane.cast(node, Forward(message))
+
+    def forward(self, plan: Plan) -> Deferred[None] | None:
+        """QoS 1 and 2 by link: to nodes with receivers that have no queue, and to owners of queues. The answer must be
+        waited for where nothing but the link holds the message [G1]; None: there is nothing to wait for."""
+        doorbells: dict[str, list[Doorbell]] = {}
+        for (subscriber, qos), sequence, (node, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
+            if sequence > 0 and node and node != self._backplane.node:
+                doorbells.setdefault(node, []).append(Doorbell(subscriber.client_id, epoch, sequence, qos))
+        waiting: list[Deferred[bool]] = []
+        for node, bits in plan.take_nodes():
+            if bits & LINKED:
+                forward = Forward(plan.message, True, doorbells.pop(node, ()), plan.exchange)
+                waiting.append(self._backplane.link(node, forward))
+        for node, bells in doorbells.items():
+            self._backplane.link(node, Forward(plan.message, False, bells, plan.exchange))
+        return DeferredList(waiting).addCallback(lambda _: None) if waiting else None
+
+    def first(self, exchange: tuple[str, int, int] | None) -> bool:
+        """Whether receivers without a queue are still to get this QoS 2 exchange [G2]."""
+        return exchange is None or self.seen.first(*exchange)
+
+    async def check_retained(self, filters: Sequence[str]) -> None:
+        """Fires when everything that was retained before this call is here, as far as `filters` see it [G6]."""
+        await self.retained.check(filters)
+
+    def retain(self, message: Message, version: int) -> None:
+        """The store has given a retained message of this node its place."""
+        partition = self._store.retained_partition(message.topic)
+        change = RetainedChange(version, message.topic, message if message.payload else None)
+        self.retained.apply(partition, change)
+        self._backplane.cast_all(RetainedHint(partition, change))
+
+    # -- takeover
+
+    def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
+        """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
+        if node == self._backplane.node or node not in self._backplane.members():
+            return succeed(None)
+        given: Deferred[None] = Deferred()
+        self._giving[client_id] = (epoch, given)
+        self._backplane.cast(node, Take(client_id, epoch))
+        return given.addTimeout(TAKE_TIMEOUT, self._broker.clock, lambda result, _: None)
+
+    def _take(self, node: str, take: Take) -> None:
+        client = self._broker.sessions.connected.get(take.client_id)
+        if client is not None and client.outlet is not None and client.outlet.epoch < take.epoch:
+            client.taken_over()
+            idle = client.idle()
+        else:
+            idle = succeed(None)
+        idle.addCallback(lambda _: self._backplane.cast(node, Given(take.client_id, take.epoch)))
+
+    def _given(self, given: Given) -> None:
+        epoch, waiting = self._giving.get(given.client_id, (0, None))
+        if waiting is not None and epoch == given.epoch:
+            del self._giving[given.client_id]
+            if not waiting.called:
+                waiting.callback(None)
+
+    # -- what the backplane says
+
+    def load(self) -> Deferred[None]:
+        """Read sessions and retained messages from the store."""
+        return Deferred.fromCoroutine(self._load())
+
+    async def _load(self) -> None:
+        versions = await self._store.retained_versions()
+        await self._broker.recover()
+        self.retained.loaded(versions)
+
+    def route(self, node: str, change: RouteChange) -> None:
+        """Another node's clients want something else than before, or a durable session has changed."""
+        if node == self._backplane.node:
+            return
+        if isinstance(change, NodeInterest):
+            self._broker.routing.set_interest(node, change.topic_filter, change.bits)
+        else:
+            self._broker.sessions.changed_elsewhere(change)
+
+    def gone(self, node: str) -> None:
+        """A node is dead or has left. It may have queued messages without ringing for them."""
+        self._broker.routing.forget_node(node)
+        self._look_at_queues()
+
+    def gap(self, node: str) -> None:
+        """Envelopes were lost: the queues have the truth."""
+        log.error("envelopes from {node} were lost; reading every queue", node=node)
+        self._look_at_queues()
+
+    def _look_at_queues(self) -> None:
+        for client in list(self._broker.sessions.connected.values()):
+            if client.outlet is not None and client.outlet.session.durable:
+                client.outlet.look()
+
+    def reap(self, node: str) -> Deferred[None]:
+        """Release the sessions of a dead node."""
+        return Deferred.fromCoroutine(self._reap(node))
+
+    async def _reap(self, node: str) -> None:
+        broker = self._broker
+        unannounced = await self._store.reap(node, broker.clock.seconds())
+        await self.announce(
+            *(SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True) for kept in unannounced)
+        )
+        for kept in unannounced:
+            broker.sessions.changed_elsewhere(
+                SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True)
+            )
+        broker.housekeeping.look()
+
+    def received(self, node: str, envelope: Envelope) -> None:
+        """An envelope has come."""
+        if isinstance(envelope, Forward):
+            self._forwarded(envelope)
+        elif isinstance(envelope, Take):
+            self._take(node, envelope)
+        elif isinstance(envelope, Given):
+            self._given(envelope)
+        else:
+            self.retained.apply(envelope.partition, envelope.change)
+
+    def _forwarded(self, forward: Forward) -> None:
+        message, sessions = forward.message, self._broker.sessions
+        if forward.match and self.first(forward.exchange):
+            for subscriber, granted in self._broker.routing.match(message.topic):
+                qos = min(message.qos, granted)
+                if subscriber.outlet is not None and not (qos and subscriber.durable):
+                    subscriber.outlet.deliver(message, qos)
+        for bell in forward.doorbells:
+            client = sessions.connected.get(bell.client_id)
+            if client is not None and client.outlet is not None and client.outlet.epoch == bell.epoch:
+                client.outlet.arrived(Delivery(bell.sequence, message, bell.qos))
+
+    def fenced(self, fenced: bool) -> None:
+        """The lease has run out, or is back."""
+        if fenced != self._fenced:
+            log.warn("this node is fenced: it waits for Redis") if fenced else log.info("this node is live")
+        self._fenced = fenced
+        if fenced:
+            self.may_act()
+
+    def evicted(self) -> Deferred[None]:
+        """The others took this node for dead. Its sessions are theirs now."""
+        log.error("the other nodes have taken this one for dead; closing all connections")
+        self.interest = Interest()
+        return self._broker.abandon()
