@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
@@ -23,6 +23,13 @@ class Alone:
     def __init__(self, retained: Retained) -> None:
         self._retained = retained
 
+    async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
+        """`recover` reads what the store holds; when this returns clients may be served."""
+        await recover()
+
+    async def stop(self) -> None:
+        """Leave the others, in good order."""
+
     def may_act(self) -> bool:
         """Whether this node may act on its routes and acknowledge."""
         return True
@@ -39,6 +46,10 @@ class Alone:
     def announce(self, *sessions: SessionChange) -> Deferred[None]:
         """Tell what has changed. Fires when every other node acts on it, or cannot act any more [G5]."""
         return succeed(None)
+
+    def announce_session(self, change: SessionChange, epoch: int) -> Deferred[None]:
+        """The same for a durable session owned by this node; then the store is told that everybody knows."""
+        return self.announce(change)
 
     def cast(self, message: Message, nodes: Sequence[tuple[str, int]]) -> None:
         """QoS 0, to every node where somebody is connected for it."""

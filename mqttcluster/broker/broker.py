@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -10,6 +12,7 @@ from twisted.logger import Logger
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
 from mqttcluster.broker.client import Client
+from mqttcluster.broker.cluster import Cluster
 from mqttcluster.broker.housekeeping import Housekeeping
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.outlet import Outlet
@@ -24,12 +27,14 @@ from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Routing, Subscriber
 from mqttcluster.core.session import Session
 from mqttcluster.storage.interfaces import IStore
+from mqttcluster.storage.shared import IBackplane, ISharedStore
 
 log = Logger(namespace="mqttcluster.broker")
 
 
 class Broker:
-    """One node. `clock` is the reactor, or a `Clock` in tests."""
+    """One node. `clock` is the reactor, or a `Clock` in tests. With a `backplane` it is one of many, and the store must
+    be one that they share."""
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Broker:
         clock: IReactorTime,
         authenticator: Authenticator | None = None,
         authorizer: Authorizer | None = None,
+        backplane: IBackplane | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -47,7 +53,11 @@ class Broker:
         self.output = Output(lambda flush: clock.callLater(0, flush))
         self.routing = Routing()
         self.retained = Retained()
-        self.cluster = Alone(self.retained)
+        #: All connections, whatever their state.
+        self.clients: set[Client] = set()
+        self.cluster: Alone = Alone(self.retained)
+        if backplane is not None:
+            self.cluster = Cluster(self, backplane, cast(ISharedStore, store))
         self.publishing = Publishing(
             store, self.routing, self.retained, self.metrics, settings.max_retained, self.cluster
         )
@@ -61,8 +71,6 @@ class Broker:
         )
         self._sys_loop = LoopingCall(lambda: self._sys_topics.publish(clock.seconds()))
         self._sys_loop.clock = clock
-        #: All connections, whatever their state.
-        self.clients: set[Client] = set()
         self._stopping = False
 
     def start(self) -> Deferred[None]:
@@ -71,6 +79,13 @@ class Broker:
 
     async def _start(self) -> None:
         await self.store.start()
+        await self.cluster.start(self.recover)
+        self.housekeeping.start()
+        if self.settings.sys_interval:
+            self._sys_loop.start(self.settings.sys_interval)
+
+    async def recover(self) -> None:
+        """Take up what the store holds: durable sessions and retained messages."""
         recovered = await self.store.recover(self.clock.seconds())
         for kept in recovered.sessions:
             self.sessions.restore(kept)
@@ -81,9 +96,13 @@ class Broker:
             sessions=len(recovered.sessions),
             retained=len(recovered.retained),
         )
-        self.housekeeping.start()
-        if self.settings.sys_interval:
-            self._sys_loop.start(self.settings.sys_interval)
+
+    def abandon(self) -> None:
+        """This node's sessions are not its own any more: close every connection and forget what was known."""
+        for client in list(self.clients):
+            client.shut_down()
+        self.sessions.clear()
+        self.routing.clear()
 
     def stop(self) -> Deferred[None]:
         """Close every connection, publish the wills of those that did not say goodbye, close the store."""
@@ -96,6 +115,7 @@ class Broker:
         closing = [client.shut_down() for client in list(self.clients)]
         await DeferredList([d for d in closing if d is not None])
         await self.housekeeping.stop()
+        await self.cluster.stop()
         await self.store.stop()
 
     def connect(self, transport: Transport, peer: str, anonymous_allowed: bool) -> Client | None:

@@ -1,15 +1,13 @@
 """One client: what arrives on its connection, in order.
 
-Packets are dealt with in the order received. A PUBLISH or PUBREL that waits for the store is a *step*; steps complete
-in order, and with a step leaves its acknowledgement. SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are
-through, and hold up what is behind them. While the client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps,
-output that it does not take) nothing is taken from the decoder and reading is paused, so that TCP slows the sender
-down [G9].
+Packets are dealt with in the order received. A PUBLISH or PUBREL that waits for the store is a *step* (`broker.steps`).
+SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are through, and hold up what is behind them. While the
+client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps, output that it does not take) nothing is taken from
+the decoder and reading is paused, so that TCP slows the sender down [G9].
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from twisted.python.failure import Failure
 from mqttcluster.broker.auth import Identity
 from mqttcluster.broker.outlet import Outlet
 from mqttcluster.broker.sender import Sender, Transport
+from mqttcluster.broker.steps import Step, Steps
 from mqttcluster.core.connection import Connection, State
 from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
@@ -44,7 +43,6 @@ from mqttcluster.mqtt.writers import encode
 
 if TYPE_CHECKING:
     from mqttcluster.broker.broker import Broker
-    from mqttcluster.broker.publishing import Plan
 
 log = Logger(namespace="mqttcluster.client")
 
@@ -53,23 +51,11 @@ CACHED_TOPICS = 1000
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
-class Step:
-    """A PUBLISH or PUBREL that waits for the store, or for its turn. `acknowledgement` is b'' for QoS 0."""
-
-    __slots__ = ("acknowledgement", "done", "plan")
-
-    def __init__(self, plan: Plan | None, acknowledgement: bytes, done: bool) -> None:
-        self.plan = plan
-        self.acknowledgement = acknowledgement
-        self.done = done
-
-
 class Client:
     """A connection and, once CONNECT is answered, the session it owns (in `outlet`)."""
 
     __slots__ = (
         "_allowed_topics",
-        "_barrier",
         "_broker",
         "_busy",
         "_graceful",
@@ -105,8 +91,7 @@ class Client:
         self._processing = False
         #: CONNECT, SUBSCRIBE or UNSUBSCRIBE is under way.
         self._busy = False
-        self._barrier: Subscribe | Unsubscribe | None = None
-        self._steps: deque[Step] = deque()
+        self._steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._process)
         self._allowed_topics: dict[str, bool] = {}
         self._timer: Any = broker.clock.callLater(settings.connect_timeout, self._connect_timeout)
 
@@ -151,6 +136,20 @@ class Client:
         self.sender.flush()
         self._process()
 
+    def wake(self) -> None:
+        """This node may act again."""
+        self._steps.advance()
+        self._process()
+
+    def look(self) -> None:
+        """The store may hold deliveries that nobody told this client of."""
+        if self.outlet is not None and self.outlet.session.durable:
+            self.outlet.look()
+
+    def idle(self) -> Deferred[None]:
+        """Fires when nothing that this client has sent waits for anything."""
+        return self._steps.idle()
+
     # -- packets, in order
 
     @property
@@ -159,6 +158,9 @@ class Client:
 
     def _process(self) -> None:
         if self._processing or self.ended:
+            return
+        if not self._broker.cluster.may_act():
+            self._regulate_reading()
             return
         self._processing = True
         broker, connection = self._broker, self.connection
@@ -182,7 +184,7 @@ class Client:
         self._regulate_reading()
 
     def _regulate_reading(self) -> None:
-        blocked = self._blocked
+        blocked = self._blocked or not self._broker.cluster.may_act()
         if blocked == self._reading and not self.ended:
             self._reading = not blocked
             if blocked:
@@ -243,23 +245,23 @@ class Client:
         elif qos == 2:
             acknowledgement = encode(Pubrec(identifier), self.version)
             if identifier in session.inbound:  # [MQTT-4.3.3-2]
-                self._take(Step(None, acknowledgement, done=True))
+                self._steps.take(Step(None, acknowledgement, stored=True))
                 return
             session.inbound.add(identifier)
         if not self._allowed(packet.topic):  # acknowledged and dropped [MQTT-3.3.5-2]
             if qos:
-                self._take(Step(None, acknowledgement, done=True))
+                self._steps.take(Step(None, acknowledgement, stored=True))
             return
         exchange = (session.client_id, session.epoch, identifier) if qos == 2 and session.durable else None
         message = Message(packet.topic, packet.payload, qos, packet.retain, session.client_id, packet.properties)
         plan = broker.publishing.plan(message, exchange)
         if plan.publication is not None:
-            step = Step(plan, acknowledgement, done=False)
-            self._steps.append(step)
+            step = Step(plan, acknowledgement, stored=False)
+            self._steps.take(step)
             storing = broker.publishing.store(plan)
             storing.addCallbacks(self._stored, self._not_stored, callbackArgs=(step,), errbackArgs=(step,))
         elif qos:
-            self._take(Step(plan, acknowledgement, done=True))
+            self._steps.take(Step(plan, acknowledgement, stored=True))
 
     def _allowed(self, topic: str) -> bool:
         allowed = self._allowed_topics.get(topic)
@@ -277,51 +279,26 @@ class Client:
             self._allowed_topics[topic] = allowed
         return allowed
 
-    def _take(self, step: Step) -> None:
-        if self._steps:
-            self._steps.append(step)
-        else:
-            self._complete(step)
-
     def _stored(self, _: None, step: Step) -> None:
-        step.done = True
-        self._advance()
+        self._steps.stored(step)
 
     def _not_stored(self, failure: Failure, step: Step) -> None:
         """The store cannot say that the message is safe: no acknowledgement, and the connection ends [MQTT-4.8.0-2]."""
-        step.done, step.plan, step.acknowledgement = True, None, b""
+        step.fail()
         self.store_lost(failure)
-        self._advance()
+        self._steps.advance()
 
     def store_lost(self, failure: Failure) -> None:
         """The store has failed with something this client asked for."""
         self.fail(MQTTError(Reason.UNSPECIFIED_ERROR, f"the store failed: {failure.getErrorMessage()}"))
 
-    def _advance(self) -> None:
-        steps = self._steps
-        while steps and steps[0].done:
-            self._complete(steps.popleft())
-        if self._barrier is not None and not steps and not self.ended:
-            packet, self._barrier = self._barrier, None
-            self._change_subscriptions(packet)
-        self._process()
-
-    def _complete(self, step: Step) -> None:
-        if step.plan is not None:
-            self._broker.publishing.complete(step.plan)
-            if step.plan.stale:
-                return
-        if step.acknowledgement and not self.ended:
-            self.sender.send(step.acknowledgement)
-
     def _subscribe_or_unsubscribe(self, packet: Subscribe | Unsubscribe) -> None:
         self._busy = True
-        if self._steps:
-            self._barrier = packet
-        else:
-            self._change_subscriptions(packet)
+        self._steps.idle().addCallback(lambda _: self._change_subscriptions(packet))
 
     def _change_subscriptions(self, packet: Subscribe | Unsubscribe) -> None:
+        if self.ended:
+            return
         subscribing = self._broker.subscribing
         if isinstance(packet, Subscribe):
             changing = Deferred.fromCoroutine(subscribing.subscribe(self, packet))
@@ -336,18 +313,16 @@ class Client:
     def _pubrel(self, packet: Pubrel) -> None:
         session, identifier = self._outlet.session, packet.packet_id
         session.inbound.discard(identifier)  # a new message with it comes to the store behind this release
-        step = Step(None, encode(Pubcomp(identifier), self.version), done=False)
+        step = Step(None, encode(Pubcomp(identifier), self.version), stored=not session.durable)
+        self._steps.take(step)
         if not session.durable:
-            step.done = True
-            self._take(step)
             return
 
         def released(current: bool) -> None:
             if not current:
                 step.acknowledgement = b""
-            self._stored(None, step)
+            self._steps.stored(step)
 
-        self._steps.append(step)
         releasing = self._broker.store.release(session.client_id, session.epoch, [identifier])
         releasing.addCallbacks(released, self._not_stored, errbackArgs=(step,))
 
@@ -427,6 +402,8 @@ class Client:
         if close:
             self.sender.close()
             self._timer = broker.clock.callLater(broker.settings.connect_timeout, self._linger_timeout)
+        else:
+            self.sender.abandon()
         return closing
 
     # -- time

@@ -11,7 +11,7 @@ once per chunk and before acknowledgements [G5].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -78,16 +78,18 @@ class Cluster(Alone):
 
     # -- life
 
-    def start(self) -> Deferred[None]:
-        """Join. Fires when this node may serve clients."""
-        return self._backplane.start(self).addCallback(lambda _: self._compare_loop.start(COMPARE_INTERVAL, now=False))
+    async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
+        """Join; the backplane asks to `load` in between."""
+        self._recover = recover
+        await self._backplane.start(self)
+        self._compare_loop.start(COMPARE_INTERVAL, now=False)
 
-    def stop(self) -> Deferred[None]:
-        """Leave."""
+    async def stop(self) -> None:
+        """Leave the others, in good order."""
         for loop in (self._fence_loop, self._compare_loop):
             if loop.running:
                 loop.stop()
-        return self._backplane.stop()
+        await self._backplane.stop()
 
     def may_act(self) -> bool:
         """Whether the lease holds. If not, every client is woken when it does again."""
@@ -130,6 +132,16 @@ class Cluster(Alone):
         changes: list[RouteChange] = [NodeInterest(f, bits) for f, bits in self.interest.take_changes()]
         changes.extend(sessions)
         return self._backplane.announce(changes) if changes else succeed(None)
+
+    def announce_session(self, change: SessionChange, epoch: int) -> Deferred[None]:
+        """The same for a durable session owned by this node; then the store is told that everybody knows."""
+
+        def known(_: None) -> None:
+            self._store.announced(change.client_id, epoch).addErrback(
+                lambda failure: log.warn("not noted as announced: {error}", error=failure.value)
+            )
+
+        return self.announce(change).addCallback(known)
 
     # -- messages for the others
 
@@ -205,7 +217,7 @@ class Cluster(Alone):
 
     async def _load(self) -> None:
         versions = await self._store.retained_versions()
-        await self._broker.recover()
+        await self._recover()
         self.retained.loaded(versions)
 
     def route(self, node: str, change: RouteChange) -> None:
@@ -215,7 +227,7 @@ class Cluster(Alone):
         if isinstance(change, NodeInterest):
             self._broker.routing.set_interest(node, change.topic_filter, change.bits)
         else:
-            self._broker.sessions.changed_elsewhere(change)
+            self._broker.sessions.changed(change)
 
     def gone(self, node: str) -> None:
         """A node is dead or has left. It may have queued messages without ringing for them."""
@@ -229,8 +241,7 @@ class Cluster(Alone):
 
     def _look_at_queues(self) -> None:
         for client in list(self._broker.sessions.connected.values()):
-            if client.outlet is not None and client.outlet.session.durable:
-                client.outlet.look()
+            client.look()
 
     def reap(self, node: str) -> Deferred[None]:
         """Release the sessions of a dead node."""
@@ -243,7 +254,7 @@ class Cluster(Alone):
             *(SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True) for kept in unannounced)
         )
         for kept in unannounced:
-            broker.sessions.changed_elsewhere(
+            broker.sessions.changed(
                 SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True)
             )
         broker.housekeeping.look()
@@ -282,5 +293,6 @@ class Cluster(Alone):
     def evicted(self) -> Deferred[None]:
         """The others took this node for dead. Its sessions are theirs now."""
         log.error("the other nodes have taken this one for dead; closing all connections")
+        self._broker.abandon()
         self.interest = Interest()
-        return self._broker.abandon()
+        return succeed(None)

@@ -135,7 +135,6 @@ class Outlet:
             self._send_queue()
         if session.wants_read():
             self._read()
-            self._send_queue()  # a store in memory has answered already
         return not self._sender.has_room
 
     def _send_queue(self) -> None:

@@ -118,6 +118,12 @@ class Sender:
         self._closed = True
         self._transport.close()
 
+    def abandon(self) -> None:
+        """The connection is gone; so is what was to be sent."""
+        self._closed = True
+        self._frames.clear()
+        self.size = 0
+
     def _write(self) -> None:
         if self._frames:
             data = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)

@@ -20,9 +20,10 @@ from mqttcluster.broker.settings import Settings
 from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Routing, Subscriber
 from mqttcluster.core.session import Session
-from mqttcluster.mqtt.packets import V31, Connect
+from mqttcluster.mqtt.packets import V31, Connect, Subscription
 from mqttcluster.mqtt.reasons import MQTTError, Reason
 from mqttcluster.storage.interfaces import IStore, KeptSession, Opened, StoredWill, StoreError
+from mqttcluster.storage.shared import SessionChange
 
 if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
@@ -85,9 +86,9 @@ class Sessions:
         client.identity = Identity(client_id, connect.username)
         if client.ended:
             return None
-        older = self._take_over(client_id)
+        self._take_over(client_id)
         self._opening[client_id] = client
-        if client_id in self._untold:
+        if client_id in self._untold:  # before this open, or a will that DISCONNECT discarded comes to life
             self._tell(self._untold.pop(client_id))
         expiry = 0 if connect.clean_start else self._settings.session_expiry
         try:
@@ -97,10 +98,10 @@ class Sessions:
         except StoreError as error:
             if self._opening.get(client_id) is client:
                 del self._opening[client_id]
-            if older is not None and older.outlet is not None:  # it was left to this open to end the older connection
-                self.close(older, publish_will=True, now=now)
             log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
+        if opened.previous is not None:
+            await self._cluster.take(client_id, opened.epoch, opened.previous[0])
         if self._opening.get(client_id) is not client:
             return None
         del self._opening[client_id]
@@ -109,6 +110,8 @@ class Sessions:
         subscriber.outlet = client.attach(self._session(client_id, opened, durable), subscriber)
         self.connected[client_id] = client
         self._cluster.attached(subscriber)
+        if opened.previous is not None:
+            client.look()  # what was queued while the old owner let go had nobody to ring for
         if client.ended:
             self.detach(client)
             await self.close(client, publish_will=False, now=now)
@@ -137,13 +140,12 @@ class Sessions:
         if reason is not Reason.SUCCESS:
             raise MQTTError(reason, "refused by the authenticator")
 
-    def _take_over(self, client_id: str) -> Client | None:
-        """The newer connection wins; the older is closed [MQTT-3.1.4-2] and returned."""
+    def _take_over(self, client_id: str) -> None:
+        """The newer connection wins; the older is closed [MQTT-3.1.4-2]."""
         older = self.connected.get(client_id) or self._opening.get(client_id)
         if older is not None:
             self._metrics.takeovers += 1
             older.taken_over()
-        return older
 
     def _will(self, client: Client, connect: Connect) -> StoredWill | None:
         will = connect.will
@@ -167,11 +169,18 @@ class Sessions:
             self._routing.forget(subscriber)
             subscriber.outlet = None
             subscriber = None
+        if opened.wiped:
+            self._cluster.announce(SessionChange(client_id, opened.wiped, gone=True))
         if subscriber is None:
             subscriber = Subscriber(client_id, opened.generation, durable)
             self._routing.restore(subscriber, opened.subscriptions.items())
             self.subscribers[client_id] = subscriber
         subscriber.durable = durable
+        if opened.unannounced:
+            self._routing.forget(subscriber)
+            self._routing.restore(subscriber, opened.subscriptions.items())
+            whole = SessionChange(client_id, opened.generation, opened.subscriptions, whole=True)
+            self._cluster.announce(whole)
         return subscriber
 
     def _session(self, client_id: str, opened: Opened, durable: bool) -> Session:
@@ -226,6 +235,44 @@ class Sessions:
 
     def expired(self, client_id: str, generation: int) -> None:
         """The store has ended an offline session."""
-        subscriber = self.subscribers.get(client_id)
-        if subscriber is not None and subscriber.generation == generation and subscriber.outlet is None:
+        gone = SessionChange(client_id, generation, gone=True)
+        self.changed(gone)
+        self._cluster.announce(gone)
+
+    def changed(self, change: SessionChange) -> None:
+        """Another node tells of a durable session, maybe for the second time. Its connection here, if there is one, is
+        about to be taken over."""
+        client_id, subscriber = change.client_id, self.subscribers.get(change.client_id)
+        newer = subscriber is not None and subscriber.generation < change.generation
+        same = subscriber is not None and subscriber.generation == change.generation
+        if subscriber is not None and (newer or (same and change.gone)):
+            if subscriber.outlet is not None:
+                self._cluster.detached(subscriber)
             self.forget(subscriber)
+            subscriber = None
+        if change.gone or (subscriber is not None and not same):
+            return
+        if subscriber is None:
+            subscriber = self.subscribers[client_id] = Subscriber(client_id, change.generation, durable=True)
+        remove = set(change.remove)
+        if change.whole:
+            remove.update(subscriber.subscriptions.keys() - change.add.keys())
+        for topic_filter in remove:
+            before = subscriber.subscriptions.get(topic_filter)
+            self._routing.unsubscribe(subscriber, topic_filter)
+            self._recount(subscriber, topic_filter, before)
+        for topic_filter, subscription in change.add.items():
+            before = subscriber.subscriptions.get(topic_filter)
+            self._routing.subscribe(subscriber, topic_filter, subscription)
+            self._recount(subscriber, topic_filter, before)
+
+    def _recount(self, subscriber: Subscriber, topic_filter: str, before: Subscription | None) -> None:
+        if subscriber.outlet is not None:
+            self._cluster.changed(subscriber, topic_filter, before)
+
+    def clear(self) -> None:
+        """Forget everything; there are no connections any more."""
+        self.connected.clear()
+        self._opening.clear()
+        self._untold.clear()
+        self.subscribers.clear()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
+
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authorizer
 from mqttcluster.broker.settings import Settings
@@ -16,6 +18,7 @@ from mqttcluster.core.routing import Routing
 from mqttcluster.mqtt.packets import V31, Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from mqttcluster.mqtt.reasons import MQTTError, Reason
 from mqttcluster.storage.interfaces import IStore, StoreError
+from mqttcluster.storage.shared import SessionChange
 
 if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
@@ -62,8 +65,14 @@ class Subscribing:
             return
         outlet = client.outlet
         assert outlet is not None
+        change = SessionChange(outlet.session.client_id, outlet.subscriber.generation, dict(granted))
         for topic_filter, subscription in granted:  # the session has them, even if its connection has ended meanwhile
+            before = outlet.subscriber.subscriptions.get(topic_filter)
             self._routing.subscribe(outlet.subscriber, topic_filter, subscription)
+            if not outlet.closed:
+                self._cluster.changed(outlet.subscriber, topic_filter, before)
+        await self._announce(client, change)
+        await self._check_retained([topic_filter for topic_filter, _ in granted])
         if outlet.closed:
             return
         client.send_packet(Suback(packet.packet_id, reasons))
@@ -77,12 +86,15 @@ class Subscribing:
         present = [f for f in packet.filters if f in outlet.subscriber.subscriptions]
         if present and not await self._store_changes(client, {}, present):
             return
-        reasons = [
-            Reason.SUCCESS
-            if self._routing.unsubscribe(outlet.subscriber, topic_filter)
-            else Reason.NO_SUBSCRIPTION_EXISTED
-            for topic_filter in packet.filters
-        ]
+        reasons = []
+        for topic_filter in packet.filters:
+            before = outlet.subscriber.subscriptions.get(topic_filter)
+            self._routing.unsubscribe(outlet.subscriber, topic_filter)
+            if before is not None and not outlet.closed:
+                self._cluster.changed(outlet.subscriber, topic_filter, before)
+            reasons.append(Reason.NO_SUBSCRIPTION_EXISTED if before is None else Reason.SUCCESS)
+        # nobody has to have heard of it before UNSUBACK: what still comes is not delivered
+        self._announce(client, SessionChange(outlet.session.client_id, outlet.subscriber.generation, {}, present))
         if outlet.closed:
             return
         if outlet.session.feed:
@@ -104,6 +116,20 @@ class Subscribing:
                 return Reason.QUOTA_EXCEEDED
             new.add(topic_filter)
         return Reason.SUCCESS
+
+    def _announce(self, client: Client, change: SessionChange) -> Deferred[None]:
+        """Fires when every other node knows; a durable session's owner then need not say it again."""
+        outlet = client.outlet
+        assert outlet is not None
+        if not outlet.session.durable:
+            return self._cluster.announce()
+        return self._cluster.announce_session(change, outlet.epoch)
+
+    async def _check_retained(self, filters: list[str]) -> None:
+        try:
+            await self._cluster.check_retained(filters)
+        except StoreError as error:
+            raise MQTTError(Reason.UNSPECIFIED_ERROR, f"the store failed: {error}") from error
 
     async def _store_changes(self, client: Client, add: dict[str, Subscription], remove: list[str]) -> bool:
         """False: the session has moved on, this connection is not its owner any more."""
