@@ -125,6 +125,13 @@ class Config:
     websocket_deflate: bool = _option(
         kinds.FLAG, False, "agree to permessage-deflate when a WebSocket client asks for it", group=_WHERE
     )
+    admin: str = _option(
+        kinds.ENDPOINT,
+        "",
+        "Twisted endpoint for /healthz and /readyz, as tcp:8080:interface=127.0.0.1; there is no such listener without it",
+        group=_WHERE,
+        shown="none",
+    )
     store: str = _option(
         kinds.STORE,
         "sqlite:mqttcluster.sqlite",

@@ -38,7 +38,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 class Listener:
     """One place where clients come in.
 
-    `option` is ``listen`` or ``websocket``; `where` are the words a problem with it begins with. `anonymous`: clients
+    `option` is ``listen``, ``websocket`` or ``admin``; `where` are the words a problem with it begins with. `anonymous`: clients
     without a user name are welcome.
     """
 
@@ -119,7 +119,8 @@ def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
     authorities = _authorities(loaded)
     listeners: list[Listener] = []
     any_ssl = False
-    for option, descriptions in (("listen", config.listen), ("websocket", config.websocket)):
+    admin = (config.admin,) if config.admin else ()
+    for option, descriptions in (("listen", config.listen), ("websocket", config.websocket), ("admin", admin)):
         for description in descriptions:
             where = f"{loaded.sources[option]}, {description}"
             try:
@@ -133,7 +134,7 @@ def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
             kind = parts.innermost().kind
             certified = kind == "ssl" and bool(config.tls_client_ca) and config.tls_client_certificates == "require"
             welcome = config.allow_anonymous or certified or (not config.passwords and local(parts))
-            if not welcome and not config.passwords:
+            if not welcome and not config.passwords and option != "admin":
                 loaded.complain(
                     option,
                     f"{description}: other machines can reach it and nobody is asked who they are; "

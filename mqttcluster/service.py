@@ -23,6 +23,8 @@ from mqttcluster.storage.interfaces import StoreError
 
 log = Logger(namespace="mqttcluster")
 
+_WHAT = {"listen": "MQTT", "websocket": "WebSocket", "admin": "probes"}
+
 
 class Node(Protocol):
     """What listens and what is behind it."""
@@ -113,9 +115,9 @@ class BrokerService(Service):
             text = f"cannot listen ({_cause(error)}); choose another address, or stop what uses it"
             raise _CannotListen(str(Problem(listener.where, text))) from error
         self._ports.append(port)
-        what = "MQTT" if listener.option == "listen" else "WebSocket"
+        what = _WHAT[listener.option]
         over = " over TLS" if listener.secure else ""
-        path = "" if listener.option == "listen" else f" at {self._websocket_path}"
+        path = f" at {self._websocket_path}" if listener.option == "websocket" else ""
         log.info(
             "listening for {what}{over}{path} on {address}",
             what=what,

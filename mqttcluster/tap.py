@@ -28,6 +28,7 @@ from mqttcluster.broker.passwords import PasswordFile, PasswordFileError, read_p
 from mqttcluster.broker.settings import Settings
 from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
 from mqttcluster.listeners import Listener
+from mqttcluster.net.admin import AdminSite
 from mqttcluster.net.stream import MQTTFactory
 from mqttcluster.net.websocket import WebSocketFactory
 from mqttcluster.service import BrokerService, complain
@@ -152,6 +153,8 @@ class _Node:
         return self._broker.stop()
 
     def factory(self, listener: Listener) -> Any:
+        if listener.option == "admin":
+            return AdminSite(self._broker.not_ready)
         stream = MQTTFactory(self._broker, listener.anonymous)
         if listener.option == "listen":
             return stream
@@ -161,7 +164,8 @@ class _Node:
             config.websocket_path,
             config.websocket_origins,
             config.websocket_deflate,
-            max_message=config.max_packet_size,
+            # Compressed messages alone have this bound, and one of them may hold many packets.
+            max_message=max(4 * 1024 * 1024, 2 * config.max_packet_size),
             handshake_timeout=config.connect_timeout,
             clock=self._reactor,
         )

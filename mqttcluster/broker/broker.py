@@ -71,6 +71,7 @@ class Broker:
         )
         self._sys_loop = LoopingCall(lambda: self._sys_topics.publish(clock.seconds()))
         self._sys_loop.clock = clock
+        self._started = False
         self._stopping = False
 
     def start(self) -> Deferred[None]:
@@ -80,6 +81,7 @@ class Broker:
     async def _start(self) -> None:
         await self.store.start()
         await self.cluster.start(self.recover)
+        self._started = True
         self.housekeeping.start()
         if self.settings.sys_interval:
             self._sys_loop.start(self.settings.sys_interval)
@@ -117,6 +119,17 @@ class Broker:
         await self.housekeeping.stop()
         await self.cluster.stop()
         await self.store.stop()
+
+    def not_ready(self) -> list[str]:
+        """Why this node wants no new clients, nothing if it does."""
+        reasons = []
+        if not self._started:
+            reasons.append("starting")
+        elif not self._stopping and not self.cluster.may_act():
+            reasons.append("waiting for the store that the cluster shares")
+        if self._stopping:
+            reasons.append("stopping")
+        return reasons
 
     def connect(self, transport: Transport, peer: str, anonymous_allowed: bool) -> Client | None:
         """A connection has been made. None: there are too many, or the broker is stopping; close it."""
