@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,20 @@ class TestRunning:
         process.terminate()
         output, errors = process.communicate(timeout=60)
         assert (output, errors) == ("", "")
+
+    def test_probes(self, processes: list[Any], tmp_path: Path) -> None:
+        """With --admin a probe learns over HTTP that the node is ready."""
+        admin, listen = "tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"
+        process = self.start(processes, tmp_path, *QUIET, "--listen", listen, "--admin", admin)
+        found = None
+        while found is None:
+            line = process.stdout.readline()
+            assert line, "the process has ended"
+            found = re.search(r"listening for probes on (\S+)", line)
+        with urllib.request.urlopen(f"http://{found[1]}/readyz", timeout=60) as answer:
+            assert (answer.status, json.load(answer)) == (200, {"status": "ok"})
+        process.terminate()
+        process.communicate(timeout=60)
 
     @pytest.mark.parametrize("mode", ["require", "optional"])
     def test_client_certificates(
