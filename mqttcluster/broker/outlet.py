@@ -91,7 +91,7 @@ class Outlet:
     def deliver(self, message: Message, qos: int) -> None:
         """A message that no store holds for this session."""
         session = self.session
-        if session.feed and message.topic in session.feed:
+        while session.feed and message.topic in session.feed:
             self._send_retained(message.topic)
         if qos:
             self._offer(message, qos, False)
@@ -234,19 +234,23 @@ class Outlet:
             self._send_retained(next(iter(session.feed)))
 
     def _send_retained(self, topic: str) -> None:
-        """Send the present retained message of one topic of the feed, as a new subscription gets it [MQTT-3.3.1-8]."""
-        grants = self.session.feed.pop(topic)
+        """Send the present retained message of one topic of the feed for one new subscription [MQTT-3.3.1-8]."""
+        feed = self.session.feed
+        granted, *others = feed[topic]
+        if others:
+            feed[topic] = tuple(others)
+        else:
+            del feed[topic]
         message = self._retained.get(topic)
         if message is None:
             return
-        for granted in grants:
-            qos = min(message.qos, granted)
-            if not qos:
-                self._send_now(message, True)
-            elif self.session.durable:
-                self._queue_retained(message, qos)
-            else:
-                self._offer(message, qos, True)
+        qos = min(message.qos, granted)
+        if not qos:
+            self._send_now(message, True)
+        elif self.session.durable:
+            self._queue_retained(message, qos)
+        else:
+            self._offer(message, qos, True)
 
     def _queue_retained(self, message: Message, qos: int) -> Deferred[None]:
         target = Target(self.session.client_id, self.subscriber.generation, qos, retain=True)

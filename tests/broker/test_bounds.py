@@ -49,7 +49,7 @@ def waiting(peer: Peer) -> int:
 
 
 def test_a_full_queue_of_a_clean_session_drops_the_newest() -> None:
-    """2 in flight and 5 queued are kept, in order; the others are counted as dropped; later messages find room again."""
+    """2 in flight and 5 queued are kept, in order; the others are counted as dropped; later ones find room again."""
     world = World(max_inflight=2, max_queued=5)
     subscriber, publisher = subscribe_to(world.connect("s"), ("t", 1)), world.connect("p")
     for number in range(20):
@@ -388,7 +388,7 @@ def test_the_number_of_levels_is_bounded() -> None:
 
 
 def test_the_number_of_retained_messages_is_bounded() -> None:
-    """At `max_retained` topics a new one is delivered and not kept; old ones can be replaced, and cleared for new ones."""
+    """At `max_retained` topics a new one is delivered and not kept; old ones can be replaced, or cleared for others."""
     world = World(max_retained=2)
     publisher, watcher = world.connect("p"), subscribe_to(world.connect("w"), ("#", 0))
     for topic, payload in (("a", b"1"), ("b", b"2"), ("c", b"3"), ("a", b"4")):
@@ -480,6 +480,26 @@ def test_a_queue_smaller_than_the_window_loses_no_retained_message() -> None:
         client.send(b"".join(puback(packet.packet_id) for packet in packets if isinstance(packet, Publish)))
     assert sorted(seen) == sorted(numbers(range(50)))
     assert world.broker.metrics.dropped["queue_full"] == 0
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=("clean", "durable"))
+@pytest.mark.parametrize("qos", [0, 1])
+def test_overlapping_filters_at_the_bounds_lose_no_retained_message(qos: int, clean: bool) -> None:
+    """Ten filters of one packet match each of 50 topics, queue and buffer hold less: 500 messages come."""
+    world = World(max_queued=5, send_buffer=100)
+    for number in range(50):
+        send(world.connect("p"), f"a/b/c/{number}", b"x", 1, retain=True)
+    filters = ["#", "+/#", "a/#", "+/+/#", "a/+/#", "+/b/#", "a/b/#", "+/+/+/+", "a/+/+/+", "a/b/c/+"]
+    client = world.connect("c", clean_start=clean)
+    client.send(subscribe(1, *((name, qos) for name in filters)))
+    seen = 0
+    while packets := client.packets():
+        messages = [packet for packet in packets if isinstance(packet, Publish)]
+        seen += len(messages)
+        client.send(b"".join(puback(message.packet_id) for message in messages if qos))
+        world.settle()
+    assert seen == 500
+    assert world.broker.metrics.dropped == {"queue_full": 0, "send_buffer": 0}
 
 
 def test_a_subscribe_with_very_many_filters_is_answered_soon() -> None:

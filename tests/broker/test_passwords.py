@@ -112,7 +112,7 @@ def test_own_tool(tmp_path: Path) -> None:
     assert subprocess.run([*command, "# x"], input="p\n", capture_output=True, text=True, cwd=root).returncode == 1
 
 
-@pytest.mark.parametrize("line", [ALICE, BOB])
+@pytest.mark.parametrize("line", [ALICE, BOB], ids=["argon2id", "pbkdf2"])
 def test_unknown_names_cost_the_same_work(tmp_path: Path, line: str) -> None:
     """The time of a refusal does not tell which names there are: the same kind of hash is computed, with its cost."""
     hashes = read_passwords(write(tmp_path, line))

@@ -299,8 +299,11 @@ def test_close_with_a_will(world: World, bystanders: Bystanders, clean: bool, qo
     assert watcher.bytes() == b""
 
 
-def test_close_with_disconnect(world: World, bystanders: Bystanders) -> None:
-    """DISCONNECT while the store is away: the will is not published, now or later."""
+@pytest.mark.parametrize("wait", [0, 5])
+@pytest.mark.rule("MQTT-3.14.4-3")
+def test_close_with_disconnect(world: World, bystanders: Bystanders, wait: float) -> None:
+    """DISCONNECT while the store is away: the will is not published, now or later, not even when the client is back
+    before the store has been told."""
     watcher = subscribe_to(world.connect("w"), ("will", 0))
     client = durable(world, "c", will=Will("will", b"gone"))
     world.store.failing = True
@@ -308,8 +311,9 @@ def test_close_with_disconnect(world: World, bystanders: Bystanders) -> None:
     world.advance(5)
     bystanders.undisturbed()
     world.store.failing = False
-    world.advance(5)
+    world.advance(wait)
     assert durable(world, "c", present=True).alive()
+    world.advance(5)
     assert watcher.bytes() == b""
 
 

@@ -1,8 +1,9 @@
 """Control packets as bytes, put together by hand, so that the broker's own writers are not their own judge.
 
-``publish`` ... ``disconnect``   one function per packet that a client sends or expects; all lengths below 128 or longer
-``subscribe_to``                 SUBSCRIBE and the SUBACK that must come back
-``receive``                      what a client does with a PUBLISH: acknowledge it to the end, and see the broker do its part
+``publish`` ... ``unsuback``   one function per packet that a client sends or expects
+``subscribe_to``               SUBSCRIBE, and the SUBACK that must come back
+``send``                       PUBLISH, and all acknowledgements that must come back
+``receive``                    what a client answers to a PUBLISH, and what the broker must say to that
 """
 
 from __future__ import annotations

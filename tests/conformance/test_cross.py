@@ -8,9 +8,9 @@ from tests.broker.playbook import World
 from tests.conformance.raw import (
     DISCONNECT,
     acknowledgement,
-    publish,
     puback,
     pubcomp,
+    publish,
     pubrec,
     pubrel,
     receive,

@@ -10,9 +10,9 @@ from tests.conformance.raw import (
     DISCONNECT,
     acknowledgement,
     frame,
-    publish,
     puback,
     pubcomp,
+    publish,
     pubrec,
     pubrel,
     send,
@@ -375,7 +375,7 @@ def test_order_holds_while_the_store_is_slow(world: World, qos: int) -> None:
 
 @pytest.mark.rule("MQTT-3.8.4-1", "MQTT-3.3.4-1")
 def test_a_subscribe_between_publishes_is_answered_in_its_place(world: World) -> None:
-    """PUBLISH, SUBSCRIBE, PUBLISH in one chunk, the store slow: the answers come in that order, the second one arrives."""
+    """PUBLISH, SUBSCRIBE, PUBLISH in one chunk, the store slow: answers in that order, and the second one arrives."""
     subscribe_to(world.connect("durable", clean_start=False), ("t", 1))
     client = world.connect("c")
     world.hold()

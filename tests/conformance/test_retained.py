@@ -193,7 +193,6 @@ def test_a_clean_session_of_the_publisher_does_not_take_them_away(world: World) 
     assert newcomer(world) == publish("t", b"x", 1, id=1, retain=True)
 
 
-
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.rule("MQTT-3.3.1-5", "MQTT-3.3.1-6")
 def test_a_subscription_while_a_retained_publish_is_being_stored(world: World, qos: int) -> None:

@@ -117,7 +117,7 @@ def test_a_broker_that_crashed_publishes_the_wills_when_it_is_back(world: World)
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.rule("MQTT-3.1.2-9", "MQTT-3.1.2-16", "MQTT-3.1.2-17", "MQTT-3.3.1-9")
 def test_a_will_is_a_message_like_any_other(world: World, qos: int, granted: int, retain: bool) -> None:
-    """At min(will QoS, subscribed) with RETAIN 0 to present subscribers, queued for offline ones, kept if it says so."""
+    """At min(will QoS, subscribed), RETAIN 0 for present subscribers, queued for offline ones, kept if it says so."""
     present = subscribe_to(world.connect("present"), ("will", granted))
     subscribe_to(world.connect("offline", clean_start=False), ("will", granted)).send(DISCONNECT)
     world.connect("mortal", will=Will("will", b"gone", qos, retain)).drop()

@@ -29,7 +29,7 @@ def first_occurrences(payloads: list[bytes]) -> list[bytes]:
 @pytest.mark.rule("MQTT-4.3.2-2", "MQTT-4.3.3-2", "MQTT-4.4.0-1", "MQTT-4.1.0-1", "MQTT-4.6.0-6", "MQTT-3.1.2-5")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_acknowledged_means_safe_under_load(broker: Broker, seed: int) -> None:
-    """Killed five times under load: each acknowledged message reaches each persistent subscriber, in order; at QoS 2 once."""
+    """Killed five times under load: what was acknowledged reaches every persistent session in order, at QoS 2 once."""
     chance = random.Random(seed)
     rounds = 5
     publishers = [
@@ -53,7 +53,7 @@ def test_acknowledged_means_safe_under_load(broker: Broker, seed: int) -> None:
         enough = sum(len(publisher.safe) for publisher in publishers) + chance.randrange(20, 100)
         everybody.until(lambda enough=enough: sum(len(p.safe) for p in publishers) >= enough)  # type: ignore[misc]
         broker.kill()
-        # Half of the times the clients still read what had reached them, half of the times it is lost with the connection.
+        # The clients either still read what had reached them, or it is lost with the connection.
         chance.choice([everybody.drain, everybody.drop])()
         broker.start()
 
@@ -189,7 +189,7 @@ def test_killed_between_pubrec_and_pubcomp_of_a_subscriber(broker: Broker) -> No
 
 @pytest.mark.rule("MQTT-3.1.2-7", "MQTT-3.3.1-5", "MQTT-3.3.1-10")
 def test_retained_messages_survive(broker: Broker) -> None:
-    """A retained message that was acknowledged is there after a crash, the newest of its topic; a cleared one is not."""
+    """Acknowledged retained messages are there after a crash, the newest of each topic; a cleared one is not."""
     with broker.wire().connect("writer") as writer:
         writer.publish("kept/a", b"old", 1, retain=True)
         writer.publish("kept/a", b"new", 1, retain=True)
@@ -210,7 +210,7 @@ def test_retained_messages_survive(broker: Broker) -> None:
 @pytest.mark.rule("MQTT-3.1.2-4", "MQTT-3.1.2-6", "MQTT-3.2.2-2", "MQTT-3.10.4-2")
 @pytest.mark.parametrize("end", ["kill", "stop"])
 def test_sessions_and_subscriptions_survive(broker: Broker, end: str) -> None:
-    """After a crash, as after an orderly stop, a persistent session has the subscriptions it had; a clean one is gone."""
+    """After a crash, as after a stop, a persistent session has the subscriptions it had; a clean one is gone."""
     persistent = broker.wire().connect("persistent", clean=False)
     persistent.subscribe(("stay", 1), ("change", 2), ("leave", 1))
     persistent.subscribe(("change", 1), packet_id=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import aiomqtt
 import pytest
@@ -76,8 +77,8 @@ def test_retained_and_will(shared_broker: Broker) -> None:
             lost = client(shared_broker, "aio-lost", will=will)
             await lost.__aenter__()
             sock = lost._client.socket()
-            assert sock is not None
-            sock.shutdown(2)
+            assert isinstance(sock, socket.socket)
+            sock.shutdown(socket.SHUT_RDWR)
             [live] = await asyncio.wait_for(take(watcher, 1), 20)
             assert (live.payload, live.retain) == (b"gone", False)
         async with client(shared_broker, "aio-late") as late:

@@ -38,7 +38,7 @@ def mqttjs() -> Path:
     require("node", "npm")
     modules, lock = JS / "node_modules", JS / "package-lock.json"
     stamp = modules / ".installed"
-    with (JS / ".lock").open("w") as guard:
+    with lock.open() as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
             command = ["npm", "ci", "--ignore-scripts", "--silent"]
@@ -123,9 +123,7 @@ def page(mqttjs: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
     thread.join()
 
 
-def test_browser(
-    shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_browser(shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], tmp_path: Path) -> None:
     """A page in Chromium does the same over WebSocket: browsers check the subprotocol and mask their frames."""
     require("chromium")
     address, results = page

@@ -2,13 +2,14 @@
 
 Three clients, a handful of packet ids and topics, small queues, a clock that only goes on. Epochs and generations are
 those that were given out before, so calls are right, late or wrong by turns. The SQLite store is restarted now and then
-(with one epoch per block, so that both count alike), or has some calls made at once, so that they share a transaction.
+(with one epoch per block, so that both count alike).
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ from twisted.internet.defer import succeed
 
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage import sqlite_ledger
-from mqttcluster.storage.interfaces import NEVER, IStore, Publication, QueueLimits, StoredWill, Target
+from mqttcluster.storage.interfaces import NEVER, Publication, QueueLimits, StoredWill, Target
 from mqttcluster.storage.memory import MemoryStore
 from mqttcluster.storage.sqlite import SqliteStore
-from tests.storage.driver import QueueReactor, message, outcome
+from tests.storage.driver import PATIENCE, QueueReactor, message, outcome
 
 clients = st.sampled_from("abc")
 few = st.integers(1, 6)
@@ -40,6 +41,7 @@ class SameAnswers(RuleBasedStateMachine):
     def begin(self, drop_oldest: bool) -> None:
         self.directory = tempfile.TemporaryDirectory()
         self.limits = QueueLimits(4, drop_oldest)
+        self.release_thread = Event()
         self.reactor = QueueReactor()
         self.memory = MemoryStore(self.limits)
         self.sqlite = self.started()
@@ -49,22 +51,32 @@ class SameAnswers(RuleBasedStateMachine):
         self.wills: list[tuple[str, int]] = [("a", 1)]
         self.asked: list[tuple[str, Any, Any]] = []
 
-    def started(self) -> IStore:
+    def started(self) -> SqliteStore:
         store = SqliteStore(str(Path(self.directory.name, "store")), self.reactor, self.limits, synchronous="normal")
         outcome(store.start(), self.reactor)
         return store
 
     def teardown(self) -> None:
         if hasattr(self, "sqlite"):
-            self.settle()
-            outcome(self.sqlite.stop(), self.reactor)
-            self.directory.cleanup()
+            try:
+                self.settle()
+            finally:
+                outcome(self.sqlite.stop(), self.reactor)
+                self.directory.cleanup()
 
     def ask(self, name: str, *args: Any) -> None:
-        """Make a call to both; it is compared when the calls of this group are made."""
+        """Make a call to both. The answers are compared later."""
+        self.hold()
         self.asked.append((name, getattr(self.memory, name)(*args), getattr(self.sqlite, name)(*args)))
 
+    def hold(self) -> None:
+        """Hold the thread up until the calls are settled, so that they share a transaction."""
+        if not self.asked:
+            self.release_thread.clear()
+            self.sqlite._worker.submit(self.release_thread.wait, PATIENCE)
+
     def settle(self) -> None:
+        self.release_thread.set()
         for name, first, second in self.asked:
             expected, found = outcome(first, self.reactor), outcome(second, self.reactor)
             if name == "recover":
@@ -164,6 +176,7 @@ class SameAnswers(RuleBasedStateMachine):
     def fail(self) -> None:
         """A call that raises: its batch is rolled back and done again."""
         bad = Publication(message("x", "\ud800"), [Target("a", self.given["a"][-1][1], 1)], True)
+        self.hold()
         failed = self.sqlite.publish(bad)
         self.asked.append(("fail", succeed(None), failed.addErrback(lambda _: None)))
 

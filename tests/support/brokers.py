@@ -35,10 +35,11 @@ class Mqttcluster:
             elif name == TLS:
                 files = f"privateKey={self._certificates.server_key}:certKey={self._certificates.server}"
                 listeners += ["--listen", f"ssl:{port}:interface=127.0.0.1:{files}"]
-        # `python -c` puts the working directory on the path, so the child finds this checkout and not an installed copy.
+        # This checkout, and not a copy that may be installed.
         start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from twisted.scripts.twistd import run; run()"
         twistd = [sys.executable, "-c", start, "--nodaemon", "--pidfile="]
-        return [*twistd, "mqttcluster", *listeners, "--store", f"sqlite:{run / 'store.sqlite'}", "--node", "test", *self._options]
+        store = ["--store", f"sqlite:{run / 'store.sqlite'}", "--node", "test"]
+        return [*twistd, "mqttcluster", *listeners, *store, *self._options]
 
     def ready(self, line: str) -> Mapping[str, int | str]:
         found = re.search(r"listening for (MQTT over TLS|MQTT|WebSocket)\b.* on (\S+)", line)

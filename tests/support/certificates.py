@@ -58,9 +58,7 @@ def make(directory: Path) -> Certificates:
         return path, key_path
 
     authority, server, client = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
-    names = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    )
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     hash_ = hashes.SHA256()
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     root = _builder("test authority", "test authority", authority, ca=True).add_extension(usage, critical=True)

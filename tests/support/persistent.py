@@ -1,7 +1,8 @@
 """Publishers and subscribers that keep their half of a session over any crash of the broker.
 
-They know exactly what was acknowledged and what was received, which is what a crash test has to compare. `Pump` drives any
-number of them in one thread, so a test can stop the broker after the n-th acknowledgement and nothing else moves meanwhile.
+They know exactly what was acknowledged and what was received, which is what a crash test has to compare. `Pump` drives
+any number of them in one thread, so a test can kill the broker after the n-th acknowledgement and nothing else moves
+meanwhile.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ class Pump:
         self.peers = peers
 
     def until(self, condition: Callable[[], bool], deadline: float = 30.0) -> None:
-        """Serve the connected peers until `condition`; fail after `deadline` seconds or when all connections are lost."""
+        """Serve the connected peers until `condition`; fail after `deadline` seconds or without connections."""
         end = time.monotonic() + deadline
         while not condition():
             live = [peer for peer in self.peers if peer.socket is not None]

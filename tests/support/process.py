@@ -157,7 +157,7 @@ class Broker:
         return Wire(self.address)
 
     def start(self, deadline: float = 30.0) -> None:
-        """Start it and return when every listener is open. Fails with its log if it ends, or after `deadline` seconds."""
+        """Start it, and return when every listener is open. Fails with its log after `deadline` seconds."""
         seen, waiting, end = len(self.log.lines), set(self.ports), time.monotonic() + deadline
         process = self._process = Process(self.recipe.command(self.run, self.ports), self.run, self.log)
         while waiting:

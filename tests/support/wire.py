@@ -9,10 +9,9 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Union
 
 #: (host, port) or the path of a UNIX socket.
-Address = Union[tuple[str, int], str]
+Address = tuple[str, int] | str
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBSCRIBE = 1, 2, 3, 4, 5, 6, 7, 8
 SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT = 9, 10, 11, 12, 13, 14
@@ -233,7 +232,7 @@ class Wire:
             self.socket.settimeout(max(end - time.monotonic(), 0.001))
             try:
                 data = self.socket.recv(65536)
-            except socket.timeout:
+            except TimeoutError:
                 raise NothingCame(f"nothing for {self.deadline} s") from None
             except ConnectionError as error:
                 raise ClosedByBroker(str(error)) from None

@@ -1,5 +1,5 @@
 // One conversation of MQTT.js with a broker, the same in Node and in a browser.
-// `connectAsync` is MQTT.js's own; `url` says the transport. Returns what was seen, for the test to compare.
+// `mqtt` is MQTT.js; `url` says the transport. Returns what was seen, for the test to compare.
 
 const COUNT = 100
 
@@ -17,11 +17,11 @@ function collect(client, count) {
   })
 }
 
-export async function conversation(connectAsync, url, name, protocol) {
+export async function conversation(mqtt, url, name, protocol) {
   const options = { ...protocol, reconnectPeriod: 0, connectTimeout: 20000 }
   const result = {}
 
-  const client = await connectAsync(url, { ...options, clientId: name, clean: true })
+  const client = await mqtt.connectAsync(url, { ...options, clientId: name, clean: true })
   result.granted = (await client.subscribeAsync(`${name}/qos/+`, { qos: 2 })).map((grant) => grant.qos)
   const live = collect(client, 3 * COUNT)
   const sent = []
@@ -38,12 +38,12 @@ export async function conversation(connectAsync, url, name, protocol) {
   await client.publishAsync(`${name}/retained`, '', { qos: 1, retain: true })
 
   const persistent = { ...options, clientId: `${name}-away`, clean: false }
-  const away = await connectAsync(url, persistent)
+  const away = await mqtt.connectAsync(url, persistent)
   await away.subscribeAsync(`${name}/away`, { qos: 2 })
   await away.endAsync()
   for (let n = 0; n < COUNT; n++) await client.publishAsync(`${name}/away`, String(n), { qos: n % 2 ? 1 : 2 })
-  const back = await connectAsync(url, { ...persistent, manualConnect: false })
-  // A session is resumed on the first packet after CONNACK, so the listener must be there in the same turn.
+  // The first messages come right behind CONNACK: listen before it.
+  const back = mqtt.connect(url, persistent)
   result.away = await collect(back, COUNT)
   await back.endAsync()
 
@@ -55,7 +55,7 @@ export async function conversation(connectAsync, url, name, protocol) {
   const will = { topic: `${name}/will`, payload: 'gone', qos: 1, retain: false }
   await client.subscribeAsync(`${name}/will`, { qos: 1 })
   const lost = collect(client, 1)
-  const victim = await connectAsync(url, { ...options, clientId: `${name}-lost`, will })
+  const victim = await mqtt.connectAsync(url, { ...options, clientId: `${name}-lost`, will })
   victim.end(true)
   result.will = await lost
 
