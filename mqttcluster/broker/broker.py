@@ -64,7 +64,9 @@ class Broker:
         self.sessions = Sessions(
             store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer, self.cluster
         )
-        self.subscribing = Subscribing(store, self.routing, self.retained, settings, self.authorizer, self.cluster)
+        self.subscribing = Subscribing(
+            store, self.routing, self.retained, settings, self.authorizer, self.cluster, clock
+        )
         self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock)
         self._sys_topics = SysTopics(
             settings.node, self.metrics, self.sessions, self.routing, self.retained, self.publishing
@@ -150,7 +152,9 @@ class Broker:
             client.version,
             self.store,
             self.retained,
+            self.routing,
             self.metrics,
             self.sessions.look_ahead,
+            self.settings.max_queued,
             client.store_lost,
         )

@@ -48,6 +48,7 @@ log = Logger(namespace="mqttcluster.client")
 
 #: Answers of the authorizer that are remembered for one client.
 CACHED_TOPICS = 1000
+LONGEST_CACHED = 256
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
@@ -274,9 +275,10 @@ class Client:
             )
             if not allowed:
                 self.refused("publish", topic)
-            if len(self._allowed_topics) >= CACHED_TOPICS:
-                self._allowed_topics.clear()
-            self._allowed_topics[topic] = allowed
+            if len(topic) <= LONGEST_CACHED:
+                if len(self._allowed_topics) >= CACHED_TOPICS:
+                    self._allowed_topics.clear()
+                self._allowed_topics[topic] = allowed
         return allowed
 
     def _stored(self, _: None, step: Step) -> None:

@@ -40,5 +40,6 @@ class Metrics:
         self.operations_refused = 0
         self.takeovers = 0
         self.wills_published = 0
-        #: Messages that a receiver did not get, by reason: ``queue_full``, ``send_buffer``.
-        self.dropped: dict[str, int] = {"queue_full": 0, "send_buffer": 0}
+        #: Messages that a receiver did not get, by reason: its queue was full, it did not take its output, or it is yet
+        #: to subscribe and there were too many retained messages.
+        self.dropped: dict[str, int] = {"queue_full": 0, "send_buffer": 0, "retained_full": 0}

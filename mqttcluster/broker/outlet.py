@@ -8,7 +8,8 @@ so that a newer value is never followed by an older one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import islice
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,10 +18,9 @@ from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.sender import Sender
 from mqttcluster.core.message import Delivery, Message, packet_id
 from mqttcluster.core.retained import Retained
-from mqttcluster.core.routing import Subscriber
+from mqttcluster.core.routing import Routing, Subscriber
 from mqttcluster.core.session import Session
 from mqttcluster.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
-from mqttcluster.mqtt.topics import matches
 from mqttcluster.storage.interfaces import FULL, GONE, IStore, Publication, Published, Target
 
 #: Retained messages of one client that are on their way into the store's queue at any moment.
@@ -37,13 +37,16 @@ class Outlet:
         "_done",
         "_feeding",
         "_look_ahead",
+        "_max_queued",
         "_metrics",
         "_received",
         "_recording",
         "_retained",
+        "_routing",
         "_sender",
         "_store",
         "_store_lost",
+        "_unsubscribed",
         "_version",
         "closed",
         "session",
@@ -58,8 +61,10 @@ class Outlet:
         version: int,
         store: IStore,
         retained: Retained,
+        routing: Routing,
         metrics: Metrics,
         look_ahead: int,
+        max_queued: int,
         store_lost: Callable[[Failure], None],
     ) -> None:
         self.session = session
@@ -69,10 +74,14 @@ class Outlet:
         self._store = store
         self._retained = retained
         self._metrics = metrics
+        self._routing = routing
         self._look_ahead = look_ahead
+        self._max_queued = max_queued
         self._store_lost = store_lost
         self.closed = False
         self._feeding = 0
+        #: Something was unsubscribed since the feed began.
+        self._unsubscribed = False
         #: Sequences acknowledged in this turn, by kind of acknowledgement.
         self._done: list[int] = []
         self._received: list[int] = []
@@ -213,19 +222,17 @@ class Outlet:
 
     # -- retained messages for new subscriptions
 
-    def feed(self, messages: Iterable[Message], granted: int) -> None:
-        """A subscription asks for these retained messages."""
+    def feed(self, topic: str, granted: int) -> None:
+        """A subscription asks for the retained message of a topic."""
         feed = self.session.feed
-        for message in messages:
-            feed[message.topic] = (*feed.get(message.topic, ())[1 - FEED_COPIES :], granted)
+        if not feed:
+            self._unsubscribed = False
+        feed[topic] = (*feed.get(topic, ())[1 - FEED_COPIES :], granted)
         self._sender.mark()
 
     def unfeed(self) -> None:
-        """Subscriptions were removed: forget what only they asked for [MQTT-3.10.4-2]."""
-        filters = self.subscriber.subscriptions
-        feed = self.session.feed
-        for topic in [topic for topic in feed if not any(matches(f, topic) for f in filters)]:
-            del feed[topic]
+        """Subscriptions were removed: what only they asked for is not sent [MQTT-3.10.4-2]."""
+        self._unsubscribed = bool(self.session.feed)
 
     def _send_feed(self) -> None:
         session, sender = self.session, self._sender
@@ -242,7 +249,7 @@ class Outlet:
         else:
             del feed[topic]
         message = self._retained.get(topic)
-        if message is None:
+        if message is None or (self._unsubscribed and not self._is_wanted(topic)):
             return
         qos = min(message.qos, granted)
         if not qos:
@@ -251,6 +258,9 @@ class Outlet:
             self._queue_retained(message, qos)
         else:
             self._offer(message, qos, True)
+
+    def _is_wanted(self, topic: str) -> bool:
+        return any(receiver.subscriber is self.subscriber for receiver in self._routing.match(topic))
 
     def _queue_retained(self, message: Message, qos: int) -> Deferred[None]:
         target = Target(self.session.client_id, self.subscriber.generation, qos, retain=True)
@@ -275,9 +285,9 @@ class Outlet:
         self.closed = True
         session = self.session
         if session.durable:
-            for topic in list(session.feed):
+            for topic, grants in islice(session.feed.items(), self._max_queued):  # the queue holds no more
                 message = self._retained.get(topic)
-                for granted in session.feed.pop(topic):
+                for granted in grants:
                     if message is not None and min(message.qos, granted):
                         self._queue_retained(message, min(message.qos, granted))
         session.feed.clear()

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.logger import Logger
+
+log = Logger(namespace="mqttcluster.output")
+
 
 class Flushable(Protocol):
     """Something that has collected output."""
@@ -51,4 +55,7 @@ class Output:
         """Write everything; what a flush brings forth is written later."""
         waiting, self._waiting = self._waiting, []
         for client in waiting:
-            client.flush()
+            try:
+                client.flush()
+            except Exception:  # whatever it is, it must not cost the others their output
+                log.failure("cannot send")

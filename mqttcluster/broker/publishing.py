@@ -118,12 +118,18 @@ class Publishing:
         routing, topic = self._routing, message.topic
         plan = Plan(message, routing.match(topic), routing.nodes(topic), routing.revision)
         targets = plan.add(plan.receivers)
-        retain = message.retain and (len(self._retained) < self._max_retained or message.topic in self._retained)
+        retain = message.retain and self._may_retain(message)
         if targets or retain or exchange or will:
             plan.publication = Publication(message, targets, retain, exchange, will)
         if message.qos == 0 and not will:  # a will that the store does not take yet is tried again [MQTT-3.1.2-10]
             self._send_now(plan)
         return plan
+
+    def _may_retain(self, message: Message) -> bool:
+        if len(self._retained) < self._max_retained or message.topic in self._retained or not message.payload:
+            return True
+        self._metrics.dropped["retained_full"] += 1
+        return False
 
     def store(self, plan: Plan) -> Deferred[None]:
         """Hand the publication to the store. Fires when the plan may be completed; fails with `StoreError`."""

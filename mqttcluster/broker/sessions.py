@@ -103,6 +103,8 @@ class Sessions:
         if opened.previous is not None:
             await self._cluster.take(client_id, opened.epoch, opened.previous[0])
         if self._opening.get(client_id) is not client:
+            # If the later connection gets the session this is stale; if it fails nobody has the session any more.
+            self._tell(_End(client_id, opened.epoch, False, opened.sent, now))
             return None
         del self._opening[client_id]
         durable = expiry != 0

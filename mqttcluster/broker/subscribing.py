@@ -6,9 +6,12 @@ messages that match are noted, and publishes that complete from then on are rout
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authorizer
@@ -22,6 +25,13 @@ from mqttcluster.storage.shared import SessionChange
 
 if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
+    from mqttcluster.broker.outlet import Outlet
+
+
+#: How long the search for retained messages goes on in one reactor turn, counted in messages found; a filter that may
+#: search all topics in vain counts as many.
+EFFORT_PER_TURN = 2000
+FILTER_EFFORT = 100
 
 
 class Subscribing:
@@ -35,7 +45,9 @@ class Subscribing:
         settings: Settings,
         authorizer: Authorizer,
         cluster: Alone,
+        clock: IReactorTime,
     ) -> None:
+        self._clock = clock
         self._cluster = cluster
         self._store = store
         self._routing = routing
@@ -76,8 +88,7 @@ class Subscribing:
         if outlet.closed:
             return
         client.send_packet(Suback(packet.packet_id, reasons))
-        for topic_filter, subscription in granted:
-            outlet.feed(self._retained.match(topic_filter), subscription.qos)
+        await self._feed(outlet, granted)
 
     async def unsubscribe(self, client: Client, packet: Unsubscribe) -> None:
         """Remove the subscriptions whose filters are equal, character by character, and answer in any case."""
@@ -100,6 +111,22 @@ class Subscribing:
         if outlet.session.feed:
             outlet.unfeed()
         client.send_packet(Unsuback(packet.packet_id, reasons))
+
+    async def _feed(self, outlet: Outlet, granted: list[tuple[str, Subscription]]) -> None:
+        """Note the retained messages that match. A long search is done in turns with everybody else's work [G9]; what
+        changes meanwhile is delivered live, for the subscriptions are in force."""
+        effort = 0
+        for topic_filter, subscription in granted:
+            effort += FILTER_EFFORT
+            for message in chain(self._retained.match(topic_filter), [None]):
+                if effort >= EFFORT_PER_TURN:
+                    effort = 0
+                    await deferLater(self._clock, 0)
+                if outlet.closed:
+                    return
+                if message is not None:
+                    outlet.feed(message.topic, subscription.qos)
+                    effort += 1
 
     def _decide(self, client: Client, topic_filter: str, new: set[str]) -> Reason:
         """`new` collects the filters of one packet that the session does not have yet."""

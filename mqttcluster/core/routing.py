@@ -10,8 +10,9 @@ from mqttcluster.core.message import Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.mqtt.topics import TopicTree
 
-#: Topics whose receivers are remembered; past it the memory starts anew.
+#: Topics whose receivers are remembered; past it the memory starts anew. Longer topics are not remembered.
 CACHED_TOPICS = 10_000
+LONGEST_CACHED = 256
 
 
 class Outlet(Protocol):
@@ -101,9 +102,10 @@ class Routing:
             for subscriber, subscription in self._tree.match(topic):
                 best[subscriber] = max(best.get(subscriber, 0), subscription.qos)
             receivers = tuple(Receiver(subscriber, qos) for subscriber, qos in best.items())
-            if len(self._cache) >= CACHED_TOPICS:
-                self._cache.clear()
-            self._cache[topic] = receivers
+            if len(topic) <= LONGEST_CACHED:
+                if len(self._cache) >= CACHED_TOPICS:
+                    self._cache.clear()
+                self._cache[topic] = receivers
         return receivers
 
     def set_interest(self, node: str, topic_filter: str, bits: int) -> None:
@@ -132,9 +134,11 @@ class Routing:
             wanted: dict[str, int] = {}
             for node, bits in self._nodes.match(topic):
                 wanted[node] = wanted.get(node, 0) | bits
-            if len(self._nodes_cache) >= CACHED_TOPICS:
-                self._nodes_cache.clear()
-            nodes = self._nodes_cache[topic] = tuple(wanted.items())
+            nodes = tuple(wanted.items())
+            if len(topic) <= LONGEST_CACHED:
+                if len(self._nodes_cache) >= CACHED_TOPICS:
+                    self._nodes_cache.clear()
+                self._nodes_cache[topic] = nodes
         return nodes
 
     def clear(self) -> None:

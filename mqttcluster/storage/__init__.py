@@ -4,5 +4,6 @@
 ``records``     messages, wills and subscriptions as versioned bytes
 ``worker``      a thread that turns whatever has queued up into one transaction
 ``memory``      the store to read first: dictionaries
-``sqlite``      the default: one file, group commit
+``sqlite``      the default: one file, group commit; in parts: ``sqlite_file`` (opening), ``sqlite_ledger`` (the rules),
+                ``sqlite_writes`` (the rows of a batch), ``sequences`` (what is left of a queue)
 """

@@ -5,7 +5,12 @@ Durability. When a Deferred fires with a result, its effect survives whatever th
 (sqlite: SIGKILL of the process; memory: nothing). A call is atomic: all of its effects, or none.
 Failure. A Deferred fails with `StoreError` when the store cannot say that the call took effect. Nothing else is raised.
 Epochs. Whoever opens a session gets an epoch, larger than all before it. Calls that name an older epoch change nothing
-and answer `stale`, however late they arrive [G3].
+and answer `stale`, however late they arrive [G3]. An epoch is over when its connection was closed or taken over.
+Sessions without expiry. One that was opened anew with expiry 0 has an epoch and perhaps a will, nothing else: targets
+that name it are GONE, and calls in its name check the epoch and keep nothing. One that was resumed with expiry 0 is
+a whole session until its connection ends.
+Arguments belong to the store once they were handed in (collections are read at once, a `Publication` may be read
+later); answers belong to the caller.
 Time. `now` is seconds since 1970, handed in by the caller.
 """
 
@@ -43,7 +48,8 @@ class Opened:
 
     `queue` holds the first entries (at most the `limit` asked for), `last` is the sequence of the newest entry ever
     queued. Entries up to `sent` may have been sent before and go out with DUP.
-    `released` are sequences whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for them.
+    `released` are sequences, ascending, whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for
+    them.
     `inbound` are packet ids of QoS 2 messages received and not released.
     `wiped` is the generation of the kept session that this open ended, 0 for none.
 
@@ -165,7 +171,8 @@ class IStore(Protocol):
     """Sessions, queues, retained messages and wills."""
 
     def start(self) -> Deferred[None]:
-        """Open the store. Fails with `StoreError` and touches nothing if it is damaged, newer, or not writable."""
+        """Open the store. Fails with `StoreError` and touches nothing if it is damaged, newer, or not writable. Calls
+        may be made before this has fired; they fail if it does."""
 
     def stop(self) -> Deferred[None]:
         """Finish what was asked, then close. Calls after this fail with `StoreError`."""
@@ -188,12 +195,13 @@ class IStore(Protocol):
     ) -> Deferred[Closed]:
         """The connection has ended. `publish_will`: a will becomes due after its delay or when the session ends,
         whichever is first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of
-        `open`."""
+        `open`, unless that was 0 [MQTT-3.14.2-2]."""
 
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
     ) -> Deferred[bool]:
-        """Change the subscriptions of a session that outlives its connection. False: stale, nothing done."""
+        """Change the subscriptions of a session that outlives its connection; `remove` comes before `add`. False:
+        stale, nothing done."""
 
     def publish(self, publication: Publication) -> Deferred[Published]:
         """Queue, retain and record one message, at one stroke [G1]."""

@@ -204,7 +204,8 @@ class World:
 
     def settle(self) -> None:
         """Let everything run that is due now."""
-        for _ in range(5):
+        self.clock.advance(0)
+        while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)
 
     def advance(self, seconds: float) -> None:

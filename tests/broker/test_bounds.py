@@ -245,7 +245,7 @@ def test_a_client_that_takes_nothing_keeps_qos_1_and_2_queued(qos: int, clean: b
     for number in range(50):
         send(publisher, "t", b"%d" % number + b"." * 100, qos)
     assert waiting(slow) == 0
-    assert world.broker.metrics.dropped == {"queue_full": 0, "send_buffer": 0}
+    assert not any(world.broker.metrics.dropped.values())
     slow.take_again()
     world.advance(0)
     assert [payload.rstrip(b".") for payload in payloads(slow)] == numbers(range(50))
@@ -450,7 +450,7 @@ def test_a_subscription_to_everything_brings_everything(qos: int, clean: bool) -
         assert packets or client._arrived, f"stalled after {len(seen)}"
     assert client.largest <= 5000 + 30
     assert sorted(seen) == sorted(f"t/{number}" for number in range(TOPICS))
-    assert world.broker.metrics.dropped == {"queue_full": 0, "send_buffer": 0}
+    assert not any(world.broker.metrics.dropped.values())
 
 
 def test_subscribing_over_and_over_costs_no_memory() -> None:
@@ -499,7 +499,7 @@ def test_overlapping_filters_at_the_bounds_lose_no_retained_message(qos: int, cl
         client.send(b"".join(puback(message.packet_id) for message in messages if qos))
         world.settle()
     assert seen == 500
-    assert world.broker.metrics.dropped == {"queue_full": 0, "send_buffer": 0}
+    assert not any(world.broker.metrics.dropped.values())
 
 
 def test_a_subscribe_with_very_many_filters_is_answered_soon() -> None:
@@ -512,3 +512,39 @@ def test_a_subscribe_with_very_many_filters_is_answered_soon() -> None:
     head = bytes((0x82, size & 127 | 128, size >> 7 & 127 | 128, size >> 14))
     client.send(head + body)
     assert client.packets() == [Suback(1, [1] * 200_000)]
+
+
+def test_a_search_of_many_retained_messages_leaves_room_for_others() -> None:
+    """While a client that subscribes to everything waits, over and over, others are served in between."""
+    world = World()
+    publisher = world.connect("p")
+    for number in range(TOPICS):
+        publisher.send(publish(f"t/{number}", b"x", retain=True))
+    greedy, other = world.connect("g"), world.connect("o")
+    assert greedy.client is not None
+    assert other.client is not None
+    greedy.client.data_received(b"".join(subscribe(number, ("#", 0)) for number in range(1, 5)))
+    assert greedy.client.outlet is not None
+    assert len(greedy.client.outlet.session.feed) < TOPICS
+    other.client.data_received(bytes.fromhex("C0 00"))
+    world.clock.advance(0)
+    assert other.bytes() == bytes.fromhex("D0 00")
+    world.settle()
+    assert len(greedy.packets()) == 4 + 4 * TOPICS
+
+
+def test_unsubscribing_stops_retained_messages_that_still_wait() -> None:
+    """What a client has unsubscribed does not go on coming; what another subscription asked for does."""
+    world = World(send_buffer=1000)
+    for number in range(100):
+        for topic in (f"a/{number}", f"b/{number}"):
+            send(world.connect("p"), topic, b"." * 100, 0, retain=True)
+    client = world.connect("c")
+    client.stop_taking()
+    client.send(subscribe(1, ("a/+", 0), ("b/+", 0)))
+    client.send(unsubscribe(2, "a/+"))
+    client.take_again()
+    world.settle()
+    topics = [packet.topic for packet in client.packets() if isinstance(packet, Publish)]
+    assert sum(topic.startswith("b/") for topic in topics) == 100
+    assert sum(topic.startswith("a/") for topic in topics) < 100
