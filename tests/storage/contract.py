@@ -1,8 +1,8 @@
 """The contract of `IStore`, as a suite. A store's test module inherits `Contract` and gives a `store` fixture.
 
 `make(limits)` is the fixture that gives a started store; `store` is one with the limits the broker has by default.
-Sessions that end with their connection need not survive a restart; tests about them are skipped by a variant that
-restarts the store after each call.
+A variant that restarts the store after each call inherits `LastingContract`: sessions that end with their connection
+need not survive that, and calls cannot be made without waiting.
 """
 
 from __future__ import annotations
@@ -31,11 +31,6 @@ from tests.storage.driver import Driver, message, outcome, to
 Make = Callable[..., Driver]
 
 
-def lasting(store: Driver) -> None:
-    if store.restart is not None:
-        pytest.skip("a session without expiry does not survive a restart")
-
-
 def payloads(deliveries: list[Any]) -> list[tuple[int, bytes]]:
     return [(delivery.sequence, delivery.message.payload) for delivery in deliveries]
 
@@ -44,7 +39,7 @@ def will(text: str = "gone", delay: int = 0, topic: str = "will") -> StoredWill:
     return StoredWill(message(text, topic), delay)
 
 
-class Contract:
+class LastingContract:
     @pytest.fixture
     def store(self, make: Make) -> Driver:
         return make()
@@ -82,37 +77,6 @@ class Contract:
         store = make()
         outcome(store.store.stop(), store.reactor)
         assert outcome(store.store.stop(), store.reactor) is None
-
-    def test_answers_come_in_the_order_of_the_calls(self, store: Driver) -> None:
-        """PUBACKs leave in the order of the PUBLISHes [MQTT-4.6.0-2], a takeover is seen by the calls after it only."""
-        if store.restart is not None:
-            pytest.skip("the calls are made without waiting")
-        order: list[object] = []
-        asked: list[Deferred[Any]] = []
-
-        def ask(deferred: Deferred[Any], name: object) -> None:
-            deferred.addCallback(lambda result: order.append((name, result)))
-            asked.append(deferred)
-
-        first = store.open()
-        for number in range(20):
-            ask(store.store.publish(Publication(message(str(number)), [to(first)])), number)
-        ask(store.store.release("c", first.epoch, ()), "before")
-        ask(store.store.open("c", False, NEVER, None, 0.0, 100), "takeover")
-        ask(store.store.release("c", first.epoch, ()), "after")
-        ask(store.store.read("c", first.epoch, 0, 100), "read")
-        for deferred in asked:
-            outcome(deferred, store.reactor)
-        names = [name for name, _ in order]  # type: ignore[misc]
-        answers = dict(order)  # type: ignore[arg-type]
-        assert names == [*range(20), "before", "takeover", "after", "read"]
-        assert [answers[number].sequences for number in range(20)] == [[number + 1] for number in range(20)]
-        assert answers["before"] is True
-        assert len(answers["takeover"].queue) == 20
-        assert answers["after"] is False
-        assert answers["read"] == []
-
-    # Opening and epochs
 
     def test_a_new_session_has_nothing(self, store: Driver) -> None:
         opened = store.open()
@@ -166,11 +130,6 @@ class Contract:
         assert store.publish(message("new"), to(second)).sequences == [1]
         assert payloads(store.read("c", second.epoch)) == [(1, b"new")]
 
-    def test_wiped_names_kept_sessions_only(self, store: Driver) -> None:
-        lasting(store)
-        store.open(clean=True, expiry=0)
-        assert store.open(clean=True).wiped == 0
-
     def test_an_expired_session_is_not_found(self, store: Driver) -> None:
         first = store.open(expiry=10)
         store.publish(message("x"), to(first))
@@ -209,19 +168,6 @@ class Contract:
         third = store.open(expiry=0)
         assert not third.present
         assert third.wiped == first.generation
-
-    def test_a_session_without_expiry_has_no_queue(self, store: Driver) -> None:
-        lasting(store)
-        opened = store.open(clean=True, expiry=0)
-        assert store.publish(message("x"), to(opened)).sequences == [GONE]
-        assert store.subscribe("c", opened.epoch, {"a": Subscription(1)})
-        assert store.acknowledge("c", opened.epoch, [1], [2], [3])
-        assert store.release("c", opened.epoch, 1)
-        assert store.read("c", opened.epoch) == []
-        assert store.close("c", opened.epoch) is Closed.ENDED
-        assert not store.open().present
-
-    # Takeover and stale calls [G3]
 
     def test_takeover_keeps_the_session(self, store: Driver) -> None:
         """The newer connection gets everything; what the older may have sent goes out with DUP."""
@@ -366,18 +312,6 @@ class Contract:
         payload = bytes(range(256)) * 8192
         store.publish(message(payload), to(opened))
         assert payloads(store.read("c", opened.epoch)) == [(1, payload)]
-
-    def test_a_message_for_a_thousand_sessions(self, store: Driver) -> None:
-        """Each of them gets it; it goes for one of them when that one acknowledges."""
-        if store.restart is not None:
-            pytest.skip("a thousand restarts")
-        opened = [store.open(f"c{number}") for number in range(1000)]
-        targets = [to(session, f"c{number}") for number, session in enumerate(opened)]
-        assert store.publish(message("all"), *targets).sequences == [1] * 1000
-        assert store.publish(message("again"), *targets).sequences == [2] * 1000
-        store.acknowledge("c500", opened[500].epoch, done=[1])
-        assert payloads(store.read("c500", opened[500].epoch)) == [(2, b"again")]
-        assert payloads(store.read("c501", opened[501].epoch)) == [(1, b"all"), (2, b"again")]
 
     def test_sequences_have_no_gaps_and_do_not_come_back(self, store: Driver) -> None:
         """The packet identifier is the sequence: one that came back would be taken for the old message."""
@@ -618,3 +552,62 @@ class Contract:
         assert again.present
         assert again.sent == 1, "it may have been sent"
         assert again.epoch > offline.epoch
+
+
+class Contract(LastingContract):
+    """The whole of it."""
+
+    def test_answers_come_in_the_order_of_the_calls(self, store: Driver) -> None:
+        """PUBACKs leave in the order of the PUBLISHes [MQTT-4.6.0-2], a takeover is seen by the calls after it only."""
+        order: list[object] = []
+        asked: list[Deferred[Any]] = []
+
+        def ask(deferred: Deferred[Any], name: object) -> None:
+            deferred.addCallback(lambda result: order.append((name, result)))
+            asked.append(deferred)
+
+        first = store.open()
+        for number in range(20):
+            ask(store.store.publish(Publication(message(str(number)), [to(first)])), number)
+        ask(store.store.release("c", first.epoch, ()), "before")
+        ask(store.store.open("c", False, NEVER, None, 0.0, 100), "takeover")
+        ask(store.store.release("c", first.epoch, ()), "after")
+        ask(store.store.read("c", first.epoch, 0, 100), "read")
+        for deferred in asked:
+            outcome(deferred, store.reactor)
+        names = [name for name, _ in order]  # type: ignore[misc]
+        answers = dict(order)  # type: ignore[arg-type]
+        assert names == [*range(20), "before", "takeover", "after", "read"]
+        assert [answers[number].sequences for number in range(20)] == [[number + 1] for number in range(20)]
+        assert answers["before"] is True
+        assert len(answers["takeover"].queue) == 20
+        assert answers["after"] is False
+        assert answers["read"] == []
+
+    # Opening and epochs
+
+    def test_wiped_names_kept_sessions_only(self, store: Driver) -> None:
+        store.open(clean=True, expiry=0)
+        assert store.open(clean=True).wiped == 0
+
+    def test_a_session_without_expiry_has_no_queue(self, store: Driver) -> None:
+        opened = store.open(clean=True, expiry=0)
+        assert store.publish(message("x"), to(opened)).sequences == [GONE]
+        assert store.subscribe("c", opened.epoch, {"a": Subscription(1)})
+        assert store.acknowledge("c", opened.epoch, [1], [2], [3])
+        assert store.release("c", opened.epoch, 1)
+        assert store.read("c", opened.epoch) == []
+        assert store.close("c", opened.epoch) is Closed.ENDED
+        assert not store.open().present
+
+    # Takeover and stale calls [G3]
+
+    def test_a_message_for_a_thousand_sessions(self, store: Driver) -> None:
+        """Each of them gets it; it goes for one of them when that one acknowledges."""
+        opened = [store.open(f"c{number}") for number in range(1000)]
+        targets = [to(session, f"c{number}") for number, session in enumerate(opened)]
+        assert store.publish(message("all"), *targets).sequences == [1] * 1000
+        assert store.publish(message("again"), *targets).sequences == [2] * 1000
+        store.acknowledge("c500", opened[500].epoch, done=[1])
+        assert payloads(store.read("c500", opened[500].epoch)) == [(2, b"again")]
+        assert payloads(store.read("c501", opened[501].epoch)) == [(1, b"all"), (2, b"again")]

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import IStore, Publication, QueueLimits, StoredWill, StoreError
 from mqttcluster.storage.sqlite import SqliteStore
-from tests.storage.contract import Contract, Make
+from tests.storage.contract import Contract, LastingContract, Make
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
 
 
@@ -42,7 +42,7 @@ class TestSqlite(Contract):
             outcome(driver.store.stop(), reactor)
 
 
-class TestSqliteRestarted(Contract):
+class TestSqliteRestarted(LastingContract):
     """What was answered is there after a restart: the store is stopped and started again after each call."""
 
     @pytest.fixture
