@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mqttcluster.storage.interfaces import NEVER
+from mqttcluster.storage.redis_cluster import redacted
 
 _UNITS = {"": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -140,9 +141,11 @@ def _store(value: Any) -> str:
         return text
     if scheme == "sqlite" and rest:
         return text
-    if scheme.startswith("redis"):
-        raise ValueError(f"this release has no {scheme}: store; write sqlite:PATH or memory:")
-    raise ValueError(f"{text!r} is no store; write sqlite:PATH or memory:")
+    if scheme in ("redis", "rediss") and rest.startswith("//"):
+        return text
+    if scheme in ("redis+sentinel", "redis+cluster"):
+        raise ValueError(f"this release has no {scheme}: store; write redis://HOST:PORT/0, sqlite:PATH or memory:")
+    raise ValueError(f"{redacted(text)!r} is no store; write redis://HOST:PORT/0, sqlite:PATH or memory:")
 
 
 def _url_path(value: Any) -> str:

@@ -34,6 +34,10 @@ from mqttcluster.net.websocket import WebSocketFactory
 from mqttcluster.service import BrokerService, complain
 from mqttcluster.storage.interfaces import IStore, QueueLimits
 from mqttcluster.storage.memory import MemoryStore
+from mqttcluster.storage.redis_backplane import RedisBackplane
+from mqttcluster.storage.redis_cluster import redacted
+from mqttcluster.storage.redis_store import RedisStore
+from mqttcluster.storage.shared import IBackplane
 from mqttcluster.storage.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -128,7 +132,7 @@ def makeService(options: Options) -> IService:
         doors,
         reactor,
         name=config.node,
-        store=config.store,
+        store=redacted(config.store) if config.store.startswith("redis") else config.store,
         store_where=loaded.sources["store"],
         websocket_path=config.websocket_path,
         observer=logs.observer(twistd, config.log_format, config.log_level),
@@ -144,7 +148,8 @@ class _Node:
         settings = dataclasses.replace(settings, max_connections=_allow_files(config.max_connections))
         self._config = config
         self._reactor = reactor
-        self._broker = Broker(_store(config, reactor), settings, reactor, authenticator, authorizer)
+        store, backplane = _store(config, reactor)
+        self._broker = Broker(store, settings, reactor, authenticator, authorizer, backplane)
 
     def start(self) -> Deferred[None]:
         return self._broker.start()
@@ -171,11 +176,15 @@ class _Node:
         )
 
 
-def _store(config: Config, reactor: Any) -> IStore:
+def _store(config: Config, reactor: Any) -> tuple[IStore, IBackplane | None]:
+    """The store, and for one that nodes share what joins them."""
     limits = QueueLimits(config.max_queued, config.queue_policy == "drop-oldest")
     if config.store == "memory:":
-        return MemoryStore(limits)
-    return SqliteStore(config.store.removeprefix("sqlite:"), reactor, limits)
+        return MemoryStore(limits), None
+    if config.store.startswith("sqlite:"):
+        return SqliteStore(config.store.removeprefix("sqlite:"), reactor, limits), None
+    backplane = RedisBackplane(config.store, reactor, config.node)
+    return RedisStore(config.store, reactor, backplane.node, limits), backplane
 
 
 def _check_store(loaded: Loaded) -> None:

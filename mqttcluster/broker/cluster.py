@@ -216,6 +216,7 @@ class Cluster(Alone):
         return Deferred.fromCoroutine(self._load())
 
     async def _load(self) -> None:
+        self._store.node = self._backplane.node
         versions = await self._store.retained_versions()
         await self._recover()
         self.retained.loaded(versions)

@@ -33,6 +33,16 @@ class RetainedChange:
 class ISharedStore(IStore, Protocol):
     """A store that several nodes use at once. Every open, close and due names this node as its owner."""
 
+    @property
+    def node(self) -> str:
+        """The id of this node; settable, for a node that was buried goes on under a new one."""
+
+    @node.setter
+    def node(self, node: str) -> None: ...
+
+    def ready(self) -> bool:
+        """Whether the store has answered when it was asked last."""
+
     def reap(self, node: str, now: float) -> Deferred[list[KeptSession]]:
         """End every connection that the dead `node` still owns, as if it had been lost. Other nodes may do the same at
         the same time. Answers kept sessions whose subscriptions the other nodes may not know; they are to be

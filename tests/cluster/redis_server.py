@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
@@ -90,6 +91,19 @@ class RedisServer:
             self._process.send_signal(number)
             self._process.wait(PATIENCE)
             self._process = None
+
+    def snapshot(self) -> Path:
+        """Copy the data as it is now, for `go_back_to`."""
+        copy = Path(tempfile.mkdtemp(dir=self.directory, prefix="snapshot"))
+        shutil.copytree(self.directory / "appendonlydir", copy / "appendonlydir")
+        return copy
+
+    def go_back_to(self, snapshot: Path) -> None:
+        """Kill it and start it with the data of then: it has forgotten what it acknowledged since."""
+        self.kill()
+        shutil.rmtree(self.directory / "appendonlydir")
+        shutil.copytree(snapshot / "appendonlydir", self.directory / "appendonlydir")
+        self.start()
 
     def pause(self) -> None:
         """It is there and does nothing, until `resume`."""

@@ -1,4 +1,4 @@
-"""The Redis store against the contract."""
+"""The Redis store against the contract; what it says when it cannot start; what a starting node finds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.storage.interfaces import GONE, QueueLimits
+from mqttcluster.storage.interfaces import GONE, QueueLimits, StoreError
+from mqttcluster.storage.redis_cluster import found, redacted
 from mqttcluster.storage.redis_store import RedisStore
-from tests.cluster.redis_server import RedisServer
+from tests.cluster.redis_server import RedisServer, free_port
 from tests.storage.contract import Contract, Make, payloads
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
+from tests.storage.redis_nodes import Nodes
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +25,145 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture
+def nodes(server: RedisServer) -> Iterator[Nodes]:
+    with server.client() as client:
+        client.flushall()
+    nodes = Nodes(server)
+    yield nodes
+    nodes.stop()
+
+
 class TestRedis(Contract):
     @pytest.fixture
-    def make(self, server: RedisServer) -> Iterator[Make]:
-        with server.client() as client:
-            client.flushall()
-        reactor = QueueReactor()
-        made: list[Driver] = []
+    def make(self, nodes: Nodes) -> Make:
+        prefixes = iter(range(100))
 
         def make(limits: QueueLimits | None = None) -> Driver:
-            driver = Driver(RedisStore(server.url, reactor, "node", limits, prefix=f"mc{len(made)}:"), reactor)
-            outcome(driver.store.start(), reactor)
-            made.append(driver)
-            return driver
+            return nodes.make("node", limits=limits, prefix=f"mc{next(prefixes)}:")
 
-        yield make
-        for driver in made:
-            outcome(driver.store.stop(), reactor)
+        return make
+
+    # In a store that nodes share a known exchange is done again: the node that had begun it may have died half-way.
+
+    def test_an_exchange_counts_once(self, store: Driver) -> None:
+        """A QoS 2 message that is sent again reaches those who have missed it, and nobody twice [MQTT-4.3.3-2]."""
+        subscriber, other, publisher = store.open("s"), store.open("o"), store.open("p")
+        exchange = ("p", publisher.epoch, 7)
+        first = store.publish(message("x", qos=2), to(subscriber, "s"), exchange=exchange)
+        assert first.sequences == [1]
+        again = store.publish(message("x", qos=2), to(subscriber, "s"), to(other, "o"), exchange=exchange)
+        assert (again.repeated, again.stale, again.sequences) == (False, False, [GONE, 1])
+        assert again.exchange == first.exchange
+        store.close("p", publisher.epoch)
+        publisher = store.open("p")
+        assert publisher.inbound == {7}
+        assert store.publish(message("x"), to(subscriber, "s"), exchange=("p", publisher.epoch, 7)).sequences == [GONE]
+        assert store.publish(message("y"), to(subscriber, "s"), exchange=("p", publisher.epoch, 8)).sequences == [2]
+        assert payloads(store.read("s", subscriber.epoch)) == [(1, b"x"), (2, b"y")]
+        assert payloads(store.read("o", other.epoch)) == [(1, b"x")]
+
+    def test_a_released_packet_id_is_free(self, store: Driver) -> None:
+        subscriber, publisher = store.open("s"), store.open("p")
+
+        def publish(packet_id: int) -> object:
+            exchange = ("p", publisher.epoch, packet_id)
+            return store.publish(message("x", qos=2), to(subscriber, "s"), exchange=exchange).sequences
+
+        assert [publish(7), publish(8)] == [[1], [2]]
+        assert store.release("p", publisher.epoch, 7, 99)
+        assert [publish(7), publish(8)] == [[3], [GONE]]
+        assert store.open("p").inbound == {7, 8}
+
+    def test_a_repeated_exchange_does_not_bring_an_old_retained_message_back(self, store: Driver) -> None:
+        """Somebody has set a newer one in between; the repetition must not undo that."""
+        publisher = store.open("p")
+        exchange = ("p", publisher.epoch, 7)
+        first = store.publish(message("old", qos=2, retain=True), retain=True, exchange=exchange)
+        second = store.publish(message("new", retain=True), retain=True)
+        assert 0 < first.version < second.version
+        again = store.publish(message("old", qos=2, retain=True), retain=True, exchange=exchange)
+        assert again.version == 0
+        assert [each.payload for each in store.recover().retained] == [b"new"]
+
+
+class TestStart:
+    def problem(self, url: str, **options: object) -> str:
+        reactor = QueueReactor()
+        store = RedisStore(url, reactor, "node", patience=0.2, **options)  # type: ignore[arg-type]
+        with pytest.raises(StoreError) as caught:
+            outcome(store.start(), reactor)
+        assert not store.ready()
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url", ["redis://host:notaport", "http://host", "redis://h/0?socket_timeout=x", "nonsense"]
+    )
+    def test_a_url_that_says_nothing(self, url: str) -> None:
+        assert "write redis://" in self.problem(url)
+
+    def test_nobody_there(self) -> None:
+        """The text names the store and the cure, and never the password."""
+        text = self.problem(f"redis://user:secret@127.0.0.1:{free_port()}/3")
+        assert "does not answer" in text
+        assert "127.0.0.1" in text
+        assert "secret" not in text
+
+    def test_a_wrong_password(self, tmp_path: Path) -> None:
+        server = RedisServer(tmp_path, ["--requirepass", "right"])
+        server.start()
+        try:
+            for credentials in ("", ":wrong@", "nobody:right@"):
+                text = self.problem(f"redis://{credentials}127.0.0.1:{server.port}")
+                assert "user name or password" in text
+                assert "wrong@" not in text
+            reactor = QueueReactor()
+            store = RedisStore(server.url, reactor, "node")
+            outcome(store.start(), reactor)
+            assert store.ready()
+            outcome(store.stop(), reactor)
+        finally:
+            server.stop()
+
+    def test_another_format(self, server: RedisServer) -> None:
+        with server.client() as client:
+            client.hset("other:{c}:cfg", mapping={"format": "99", "run": "x", "N": "1", "R": "1"})
+            text = self.problem(server.url, prefix="other:")
+            assert "format 99" in text
+            assert client.keys("other:*") == [b"other:{c}:cfg"], "nothing of it is touched"
+
+    def test_a_cluster_is_founded_once(self, server: RedisServer) -> None:
+        """Whoever comes second takes over the partitions of the founder."""
+        with server.client() as client:
+            first = found(client, "founded:", 8, 4)
+            assert (first.partitions, first.retained_partitions) == (8, 4)
+            assert found(client, "founded:", 99, 99) == first
+
+    def test_a_url_is_shown_without_its_secrets(self) -> None:
+        assert redacted("rediss://user:pass@host:1/2?password=x") == "rediss://host:1/2"
+
+
+class TestRecover:
+    def test_sessions_and_retained_messages_of_all_nodes(self, nodes: Nodes) -> None:
+        """A node that joins routes for sessions that other nodes serve."""
+        a = nodes.make("a")
+        for number in range(300):
+            opened = a.open(f"c{number}")
+            if number % 2:
+                a.subscribe(f"c{number}", opened.epoch, {f"t/{number}": Subscription(1)})
+            a.publish(message(str(number), f"r/{number}", retain=True), retain=True)
+        a.open("clean", clean=True, expiry=0)
+        found = nodes.make("b").recover()
+        sessions = {each.client_id: each.subscriptions for each in found.sessions}
+        assert sessions == {f"c{n}": {f"t/{n}": Subscription(1)} if n % 2 else {} for n in range(300)}
+        assert {each.topic: each.payload for each in found.retained} == {f"r/{n}": b"%d" % n for n in range(300)}
+
+    def test_later_recovery_ends_nobody(self, nodes: Nodes) -> None:
+        """A node that has to read the state again, because it lagged behind, keeps its connections."""
+        a, b = nodes.make("a"), nodes.make("b")
+        theirs = b.open("theirs")
+        a.recover()
+        mine = a.open("mine")
+        assert {each.client_id for each in a.recover().sessions} == {"mine", "theirs"}
+        assert a.release("mine", mine.epoch)
+        assert b.release("theirs", theirs.epoch)

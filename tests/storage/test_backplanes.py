@@ -1,0 +1,39 @@
+"""Every backplane against the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mqttcluster.storage.local_backplane import LocalBackplane
+from tests.cluster.redis_server import RedisServer
+from tests.storage.backplane_contract import BackplaneContract
+from tests.storage.nodes import Cluster, Node, Side, World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="no")
+    server.start()
+    yield server
+    server.stop()
+
+
+class TestLocal(BackplaneContract):
+    @pytest.fixture
+    def lone(self, world: World) -> Node:
+        return Node(world, LocalBackplane(), Side(world))
+
+
+class TestRedis(BackplaneContract):
+    @pytest.fixture
+    def lone(self, world: World, redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Node]:
+        cluster = Cluster(world, redis.url, f"{request.node.name}:")
+        yield cluster.node(start=False)
+        cluster.close()

@@ -1,0 +1,548 @@
+"""Nodes that share a Redis: leases, routes, lanes and burials, with nodes stopped and connections cut at the worst time.
+
+Nothing here depends on how fast it runs: what must happen is waited for, and what must not happen before something else
+is looked at when that has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+
+from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.redis_members import NodeKeys, Timing
+from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
+from tests.cluster.redis_server import RedisServer
+from tests.storage.nodes import FAST, Cluster, Node, Side, World, forward
+
+#: For tests in which nobody is to be found dead, however slow the machine.
+PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
+#: For tests in which no lease is to run out.
+LASTING = Timing(lease=60.0, dead_after=120.0, beat=0.1, stale=30.0)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def cluster(world: World, redis: RedisServer) -> Iterator[Cluster]:
+    """An empty Redis, and nodes that are stopped at the end."""
+    with redis.client() as client:
+        client.flushall()
+    cluster = Cluster(world, redis.url, "mc:")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def client(redis: RedisServer) -> Iterator[Any]:
+    with redis.client() as client:
+        yield client
+
+
+def fired(deferred: Deferred[Any]) -> Callable[[], bool]:
+    """Whether it has a result by now."""
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    return lambda: bool(results)
+
+
+def numbers(node: Node, sender: str | None = None) -> list[int]:
+    return [int(payload.rstrip(b".")) for payload in node.events.payloads(sender)]
+
+
+def reads(call: Callable[..., object]) -> bool:
+    """What a node's reader of routes and link hands over."""
+    owner = getattr(call, "__self__", None)
+    return type(owner).__name__ == "StreamReader"
+
+
+class TestRoutes:
+    def test_a_change_is_known_everywhere_when_the_announcement_is_done(self, cluster: Cluster) -> None:
+        """SUBACK is sent after this: a publish on another node then reaches the subscriber [G5]."""
+        a, b, c = cluster.node(timing=LASTING), cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        kept = SessionChange("c", 7, {"k/+": Subscription(2, identifier=9)}, ["old"])
+        a.announce(NodeInterest("x/#", 3), kept)
+        for other in (b, c):
+            assert other.events.interest == {(a.id, "x/#"): 3}
+            assert other.events.sessions == [kept]
+        a.announce(NodeInterest("x/#", 0))
+        assert c.events.interest == {(a.id, "x/#"): 0}
+
+    def test_changes_are_applied_in_the_order_of_the_calls(self, world: World, cluster: Cluster) -> None:
+        """A filter that is dropped and taken again is not lost, whichever node hears of it."""
+        a, b, c = (cluster.node(timing=LASTING) for _ in range(3))
+        waiting = []
+        for number in range(300):
+            for node in (a, b):
+                waiting.append(node.backplane.announce([NodeInterest("f", 1 + number), SessionChange("s", number)]))
+            if number % 7 == 0:
+                world.turn()
+        for done in waiting:
+            world.wait(done)
+        for node in (a, b):
+            bits = [change.bits for origin, change in c.events.named("route")
+                    if origin == node.id and isinstance(change, NodeInterest)]
+            assert bits == list(range(1, 301))
+        world.until(lambda: all(len(node.events.sessions) == 600 for node in (a, b, c)))
+        assert a.events.sessions == b.events.sessions == c.events.sessions
+
+    def test_a_stopped_node_is_waited_for_until_its_lease_has_run_out(self, world: World, cluster: Cluster) -> None:
+        """SUBACK is late but never wrong: until then the stopped node might wake and publish by old routes [G5]."""
+        a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+        b.side.stop()
+        done = fired(a.backplane.announce([NodeInterest("x", 1)]))
+        world.until(lambda: done() or not b.backplane.valid())
+        assert not b.backplane.valid()
+        world.until(done)
+        assert b.events.interest == {}
+        assert b.id in a.backplane.members()
+
+    def test_a_node_that_does_not_keep_up_gets_no_longer_lease(self, world: World, cluster: Cluster) -> None:
+        """A node that gives signs of life but reads no routes may not hold up everybody's SUBACK, nor act on old ones."""
+        a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+        b.side.hold = reads
+        world.wait(a.backplane.announce([NodeInterest("x", 1)]))
+        assert not b.backplane.valid()
+        world.until(lambda: b.events.named("fenced")[-1] == (True,))
+        world.rest(3 * PATIENT.beat)
+        assert not b.backplane.valid()
+        b.side.resume()
+        world.until(b.backplane.valid)
+        assert b.events.interest == {(a.id, "x"): 1}
+        assert b.events.named("fenced") == [(False,), (True,), (False,)]
+
+    def test_a_woken_node_hears_first_that_it_is_late(self, world: World, cluster: Cluster) -> None:
+        """Before it has read what it missed it acts on nothing [G5]."""
+        a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+        b.side.stop()
+        a.announce(NodeInterest("x", 1))
+        assert not b.backplane.valid()
+        b.side.resume()
+        world.until(lambda: (a.id, "x") in b.events.interest or b.backplane.valid())
+        assert b.events.interest == {(a.id, "x"): 1}
+        world.until(b.backplane.valid)
+
+    def test_routes_that_were_trimmed_are_read_from_the_state(
+        self, world: World, cluster: Cluster, client: Any
+    ) -> None:
+        """A node that was too slow for the stream of routes loses none of them, and keeps its connections."""
+        a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+        a.announce(NodeInterest("dropped", 1))
+        b.side.stop()
+        # The reader has one batch in hand at most, and keeps still while that is not dealt with.
+        for number in range(20):
+            a.announce(NodeInterest(f"f{number}", 1), NodeInterest("dropped", 0))
+        client.xtrim("mc:{c}:routes", maxlen=1, approximate=False)
+        b.side.resume()
+        world.until(b.backplane.valid)
+        world.until(lambda: b.events.interest.get((a.id, "f19")))
+        there = {name for (_, name), bits in b.events.interest.items() if bits}
+        assert there == {f"f{number}" for number in range(20)}
+        assert not b.events.named("evicted")
+
+
+class TestJoining:
+    @pytest.mark.parametrize("at", range(0, 60, 6))
+    def test_a_joining_node_misses_nothing(self, world: World, cluster: Cluster, at: int) -> None:
+        """A node that joins while others subscribe knows every subscription whose SUBACK was sent before it serves
+        clients, and every later one before its SUBACK is sent."""
+        a = cluster.node("a", timing=LASTING)
+        b = cluster.node("b", start=False, timing=LASTING)
+        live: list[None] = []
+        for number in range(90):
+            done = fired(a.backplane.announce([NodeInterest(f"f{number}", 1), NodeInterest(f"f{number - 5}", 0)]))
+            if number == at:
+                b.backplane.start(b.events).addCallback(live.append)
+            world.until(done)
+            if live:
+                assert b.events.interest.get((a.id, f"f{number}")) == 1
+                assert not b.events.interest.get((a.id, f"f{number - 5}"))
+        world.until(lambda: live)
+        there = {name for (_, name), bits in b.events.interest.items() if bits}
+        assert there == {f"f{number}" for number in range(85, 90)}
+
+    def test_changes_during_the_load_come_after_it(self, world: World, cluster: Cluster) -> None:
+        """What is announced while the store's state is being read may be missing there."""
+        a = cluster.node(timing=LASTING)
+        b = cluster.node(start=False, timing=LASTING)
+        b.events.loading = Deferred()
+        live = fired(b.backplane.start(b.events))
+        world.until(lambda: b.events.named("load"))
+        assert a.backplane.members() == [b.id]
+        # It is not waited for: it acts on nothing before it has applied this.
+        a.announce(SessionChange("c", 1))
+        assert not b.events.sessions
+        assert not live()
+        b.events.loading.callback(None)
+        world.until(live)
+        assert b.events.sessions == [SessionChange("c", 1)]
+
+    def test_a_load_that_fails_is_done_again(self, world: World, cluster: Cluster) -> None:
+        """A store that is away for a moment does not keep a node out."""
+        a = cluster.node(start=False)
+        a.events.loading = fail(StoreError("away"))
+        live = fired(a.backplane.start(a.events))
+        world.until(lambda: a.events.named("load"))
+        assert not live()
+        a.events.loading = Deferred()
+        a.events.loading.callback(None)
+        world.until(live)
+        assert len(a.events.named("load")) >= 2
+
+
+class TestChannel:
+    def test_casts(self, world: World, cluster: Cluster) -> None:
+        """What is cast reaches one node, or all others, in order."""
+        a, b, c = (cluster.node(timing=LASTING) for _ in range(3))
+        for number in range(200):
+            a.backplane.cast(b.id, forward(number, 1000))
+        a.backplane.cast_all(Take("c", 5))
+        a.backplane.cast(c.id, Given("c", 6))
+        world.until(lambda: len(b.events.named("received")) == 201 and len(c.events.named("received")) == 2)
+        assert numbers(b) == list(range(200))
+        assert [envelope for _, envelope in c.events.named("received")] == [Take("c", 5), Given("c", 6)]
+        assert not a.events.named("received")
+
+    def test_a_cut_channel_is_taken_up_again(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A lost connection loses at most what was under way, and nothing comes twice."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        number = 0
+
+        def came() -> bool:
+            nonlocal number
+            number += 1
+            a.backplane.cast(b.id, forward(number))
+            return bool(b.events.named("received"))
+
+        world.until(came)
+        world.until(lambda: numbers(b)[-1] == number)
+        assert sorted(set(numbers(b))) == numbers(b)
+        assert b.backplane.counts.channel_gaps >= 1  # type: ignore[attr-defined]
+
+
+class TestLink:
+    def test_in_order_nothing_lost_nothing_twice_while_connections_are_cut(
+        self, world: World, cluster: Cluster, client: Any
+    ) -> None:
+        """QoS 1 and 2 between nodes survive a Redis that closes connections all the time [G1, G2]."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        accepted: list[bool] = []
+        sent = 0
+        cut = monotonic()
+        kills = 0
+        while len(accepted) < 2000 or len(b.events.named("received")) < 2000:
+            if sent < 2000 and sent - len(accepted) < 100:
+                for _ in range(5):
+                    a.backplane.link(b.id, forward(sent)).addCallback(accepted.append)
+                    sent += 1
+            world.turn()
+            if monotonic() - cut > 0.05:
+                cut = monotonic()
+                kills += 1
+                client.execute_command("CLIENT", "KILL", "TYPE", ("normal", "pubsub")[kills % 2], "SKIPME", "yes")
+        assert kills > 3
+        assert all(accepted)
+        assert numbers(b) == list(range(2000))
+        assert not b.events.named("gap")
+
+    def test_a_full_link_waits(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A node that reads slowly is neither flooded nor robbed: who sends to it pauses [G9]."""
+        a = cluster.node(timing=LASTING, bound=3)
+        b = cluster.node(timing=LASTING)
+        b.side.hold = reads
+        accepted: list[bool] = []
+        for number in range(12):
+            a.backplane.link(b.id, forward(number)).addCallback(accepted.append)
+            world.rest(0.02)
+        world.until(a.backplane.congested)
+        assert len(accepted) < 12
+        assert client.xlen(NodeKeys("mc:").link(b.id)) <= 3
+        b.side.resume()
+        world.until(lambda: len(accepted) == 12)
+        assert all(accepted)
+        world.until(lambda: not a.backplane.congested())
+        world.until(lambda: numbers(b) == list(range(12)))
+
+    def test_the_reader_trims_what_it_has_dealt_with(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A link does not grow for ever in Redis."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        for number in range(50):
+            assert world.wait(a.backplane.link(b.id, forward(number, 3000)))
+        world.until(lambda: client.xlen(NodeKeys("mc:").link(b.id)) == 0)
+        world.until(lambda: numbers(b) == list(range(50)))
+
+    def test_a_link_to_a_node_that_is_gone(self, world: World, cluster: Cluster) -> None:
+        """Nobody waits for a node that has left."""
+        a, b = cluster.node(), cluster.node()
+        assert world.wait(a.backplane.link(b.id, forward(0)))
+        gone = b.id
+        world.wait(b.backplane.stop())
+        assert world.wait(a.backplane.link(gone, forward(1))) is False
+
+    def test_what_others_have_trimmed_is_told(self, world: World, cluster: Cluster, client: Any) -> None:
+        """If envelopes were lost in Redis, the node looks at its queues."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        link = NodeKeys("mc:").link(b.id)
+        world.wait(a.backplane.link(b.id, forward(0)))
+        world.until(lambda: numbers(b) == [0])
+        b.side.stop()
+        number = 0
+        while client.xlen(link) < 3:  # the reader keeps still while it has a batch in hand
+            number += 1
+            world.wait(a.backplane.link(b.id, forward(number)))
+        last = client.xrevrange(link, count=1)[0][0]
+        client.xtrim(link, minid=last, approximate=False)
+        b.side.resume()
+        world.until(lambda: numbers(b)[-1] == number)
+        if len(numbers(b)) <= number:
+            assert b.events.named("gap") == [(a.id,)]
+
+    def test_large_envelopes(self, world: World, cluster: Cluster) -> None:
+        """A message larger than a parcel goes through whole."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        for number in range(3):
+            assert world.wait(a.backplane.link(b.id, forward(number, 300_000)))
+        world.until(lambda: numbers(b) == [0, 1, 2])
+
+
+class TestDeath:
+    def test_one_of_the_others_cleans_up(self, world: World, cluster: Cluster, client: Any) -> None:
+        """When a node dies, its sessions are released once, and everybody forgets its routes."""
+        a, b, c, d = (cluster.node() for _ in range(4))
+        d.announce(NodeInterest("x", 1))
+        cluster.abandon(d)
+        world.until(lambda: client.hget("mc:{c}:graves", d.id) or False)
+        world.until(lambda: client.hget("mc:{c}:graves", d.id).endswith(b" done"))
+        world.until(lambda: all(node.events.named("gone") == [(d.id,)] for node in (a, b, c)))
+        reaped = [entry for node in (a, b, c) for entry in node.events.named("reap")]
+        assert reaped == [(d.id,)]
+        for node in (a, b, c):
+            assert d.id not in node.backplane.members()
+            assert (d.id, "x") not in node.events.interest
+        keys = NodeKeys("mc:")
+        assert not client.exists(keys.alive(d.id), keys.link(d.id), keys.want(d.id))
+
+    def test_another_goes_on_where_the_claimer_has_died(self, world: World, cluster: Cluster, client: Any) -> None:
+        """Wills are published even if the node that cleans up dies, too [G7]."""
+        nodes = [cluster.node() for _ in range(4)]
+        dead, others = nodes[3], nodes[:3]
+        never: Deferred[None] = Deferred()
+        for node in others:
+            node.events.reaping = lambda _: never
+        cluster.abandon(dead)
+        world.until(lambda: any(node.events.named("reap") for node in others))
+        claimer = next(node for node in others if node.events.named("reap"))
+        survivors = [node for node in others if node is not claimer]
+        assert not any(node.events.named("reap") for node in survivors)
+        healthy: Deferred[None] = Deferred()
+        healthy.callback(None)
+        for node in survivors:
+            node.events.reaping = lambda _: healthy
+        cluster.abandon(claimer)
+        graves = "mc:{c}:graves"
+
+        def done() -> bool:
+            found = client.hgetall(graves)
+            return len(found) == 2 and all(grave.endswith(b" done") for grave in found.values())
+
+        world.until(done)
+        reaped = sorted(entry for node in survivors for entry in node.events.named("reap"))
+        assert reaped == sorted([(dead.id,), (claimer.id,)])
+
+    def test_a_clean_up_that_fails_is_done_again(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A store that is away for a moment does not leave sessions with a dead owner."""
+        a, b = cluster.node(), cluster.node()
+        a.events.reaping = lambda node: fail(StoreError("away"))
+        cluster.abandon(b)
+        world.until(lambda: len(a.events.named("reap")) >= 2)
+        healthy: Deferred[None] = Deferred()
+        healthy.callback(None)
+        a.events.reaping = lambda node: healthy
+        world.until(lambda: client.hget("mc:{c}:graves", b.id).endswith(b" done"))
+
+    def test_who_was_taken_for_dead_comes_back_as_another(self, world: World, cluster: Cluster) -> None:
+        """A node that slept too long closes its connections, and serves again [G3]."""
+        a, b = cluster.node(), cluster.node()
+        b.announce(NodeInterest("x", 1))
+        old = b.id
+        b.side.stop()
+        world.until(lambda: (old,) in a.events.named("gone"))
+        b.events.evicting = Deferred()
+        b.side.resume()
+        world.until(lambda: b.events.named("evicted"))
+        lost = b.backplane.link(a.id, forward(1))
+        assert not b.backplane.valid()
+        assert b.id == old
+        b.events.evicting.callback(None)
+        world.until(b.backplane.valid)
+        assert b.id != old
+        assert world.wait(lost) is False
+        assert b.events.named("fenced") == [(False,), (True,), (False,)]
+        b.announce(NodeInterest("y", 1))
+        assert a.events.interest == {(b.id, "y"): 1}
+        assert world.wait(a.backplane.link(b.id, forward(2)))
+        assert world.wait(b.backplane.link(a.id, forward(3)))
+        world.until(lambda: numbers(b) == [2] and numbers(a) == [3])
+
+    def test_a_starting_node_buries_its_former_self(self, world: World, cluster: Cluster) -> None:
+        """After a crash and a quick restart nobody waits for the old process to be found dead [G7]."""
+        a = cluster.node("a", timing=LASTING)
+        old = cluster.node("b", timing=LASTING)
+        other = cluster.node("b-c", timing=LASTING)
+        cluster.abandon(old)
+        new = cluster.node("b", timing=LASTING)
+        world.until(lambda: new.events.named("reap"))
+        assert new.events.named("reap") == [(old.id,)]
+        world.until(lambda: a.events.named("gone") == [(old.id,)])
+        assert sorted(a.backplane.members()) == sorted([new.id, other.id])
+
+    def test_a_leaving_node_is_gone_at_once(self, world: World, cluster: Cluster) -> None:
+        """A rolling restart does not wait for leases; what was left behind is looked after."""
+        a, b = cluster.node(), cluster.node()
+        gone = b.id
+        accepted = b.backplane.link(a.id, forward(1))
+        world.wait(b.backplane.stop())
+        assert world.wait(accepted) is True
+        world.until(lambda: a.events.named("gone") == [(gone,)])
+        assert a.backplane.members() == []
+        world.until(lambda: a.events.named("reap") == [(gone,)])
+
+
+class TestRedisAway:
+    def test_a_restart_with_the_data_buries_nobody(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
+        """A Redis that is away for longer than any lease is a pause: everybody is there again after it, nothing that was
+        accepted is lost, what was said meanwhile arrives [G8]."""
+        a, b = cluster.node(), cluster.node()
+        a.announce(NodeInterest("x", 1))
+        ids = a.id, b.id
+        assert world.wait(a.backplane.link(b.id, forward(0)))
+        redis.stop()
+        world.until(lambda: not a.backplane.valid() and not b.backplane.valid())
+        waiting = [a.backplane.link(b.id, forward(number)) for number in range(1, 20)]
+        announced = fired(a.backplane.announce([NodeInterest("y", 1)]))
+        world.rest(FAST.dead_after + FAST.lease)
+        assert not announced()
+        redis.start()
+        world.until(lambda: a.backplane.valid() and b.backplane.valid())
+        assert all(world.wait(accepted) for accepted in waiting)
+        world.until(announced)
+        world.until(lambda: numbers(b) == list(range(20)))
+        world.rest(FAST.dead_after + FAST.lease)
+        assert (a.id, b.id) == ids
+        assert {name for (_, name), bits in b.events.interest.items() if bits} == {"x", "y"}
+        for node in (a, b):
+            for event in ("evicted", "reap"):
+                assert not node.events.named(event)
+
+    def test_a_pause_is_survived(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
+        """The same for a Redis that does not answer and keeps its connections."""
+        a, b = cluster.node(), cluster.node()
+        redis.pause()
+        world.until(lambda: not a.backplane.valid() and not b.backplane.valid())
+        world.rest(FAST.dead_after)
+        redis.resume()
+        world.until(lambda: a.backplane.valid() and b.backplane.valid())
+        a.announce(NodeInterest("x", 1))
+        assert b.events.interest == {(a.id, "x"): 1}
+        assert not a.events.named("evicted")
+        assert not b.events.named("evicted")
+
+    def test_a_redis_that_was_emptied_is_filled_again(self, world: World, cluster: Cluster, client: Any) -> None:
+        """Nodes find each other again, and know what the others want."""
+        a, b = cluster.node(), cluster.node()
+        a.announce(NodeInterest("x", 1))
+        b.announce(NodeInterest("y", 2))
+        loads = [len(node.events.named("load")) for node in (a, b)]
+        client.flushall()
+        world.until(lambda: all(len(n.events.named("load")) > count for n, count in zip((a, b), loads, strict=True)))
+        world.until(lambda: a.backplane.valid() and b.backplane.valid())
+        world.until(lambda: a.events.interest.get((b.id, "y")) == 2 and b.events.interest.get((a.id, "x")) == 1)
+        assert world.wait(a.backplane.link(b.id, forward(1)))
+        world.until(lambda: numbers(b) == [1])
+        assert not a.events.named("evicted")
+        assert not b.events.named("evicted")
+
+    def test_a_redis_that_forgot_the_last_second(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
+        """Routes that were lost are announced again by those who have them."""
+        a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+        a.announce(NodeInterest("x", 1))
+        snapshot = redis.snapshot()
+        a.announce(NodeInterest("y", 1), NodeInterest("x", 0))
+        redis.go_back_to(snapshot)
+        world.until(lambda: len(a.events.named("load")) == 2 and len(b.events.named("load")) == 2)
+        world.until(lambda: a.backplane.valid() and b.backplane.valid())
+        c = cluster.node(timing=PATIENT)
+        for node in (b, c):
+            world.until(lambda node=node: node.events.interest.get((a.id, "y")) == 1)
+            assert not node.events.interest.get((a.id, "x"))
+
+    def test_starts_when_redis_comes(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
+        """Nodes and Redis may be started in any order."""
+        redis.stop()
+        a = cluster.node(start=False)
+        live = fired(a.backplane.start(a.events))
+        world.rest(0.3)
+        assert not live()
+        redis.start()
+        world.until(live)
+
+    def test_stops_while_redis_is_away(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
+        """A node can be ended without a Redis."""
+        a = cluster.node()
+        redis.stop()
+        try:
+            world.wait(a.backplane.stop())
+        finally:
+            redis.start()
+
+    def test_data_of_another_release(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A node refuses to start on keys that it does not understand, and says why."""
+        client.hset("mc:{c}:cfg", "format", "99")
+        a = cluster.node(start=False)
+        with pytest.raises(StoreError, match="format 99"):
+            world.wait(a.backplane.start(a.events))
+        assert client.hgetall("mc:{c}:cfg") == {b"format": b"99"}
+
+
+class TestClock:
+    def test_the_lease_is_counted_from_when_it_was_asked_for(self, world: World, cluster: Cluster) -> None:
+        """A lease that Redis granted while this machine slept is worth nothing when it wakes."""
+        now = [1000.0]
+        a = cluster.node(boottime=lambda: now[0], timing=LASTING)
+        assert a.backplane.valid()
+        now[0] += LASTING.lease - 0.001
+        assert a.backplane.valid()
+        now[0] += 0.002
+        assert not a.backplane.valid()
+        world.until(a.backplane.valid)
+        assert a.events.named("fenced") == [(False,), (True,), (False,)]
+
+
+def test_a_stopped_side_runs_nothing(world: World) -> None:
+    """The tests above rely on it."""
+    side = Side(world)
+    ran: list[int] = []
+    side.stop()
+    side.callFromThread(ran.append, 1)
+    side.callLater(0, ran.append, 2)
+    world.rest(0.05)
+    assert not ran
+    side.resume()
+    world.until(lambda: sorted(ran) == [1, 2])
