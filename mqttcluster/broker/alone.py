@@ -69,6 +69,10 @@ class Alone:
     async def check_retained(self, filters: Sequence[str]) -> None:
         """Fires when everything that was retained before this call is here, as far as `filters` see it."""
 
+    def counters(self) -> dict[str, Callable[[], object]]:
+        """Figures of the whole cluster, by $SYS topic."""
+        return {}
+
     def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
         """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
         return succeed(None)

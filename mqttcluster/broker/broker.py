@@ -69,7 +69,13 @@ class Broker:
         )
         self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock)
         self._sys_topics = SysTopics(
-            settings.node, self.metrics, self.sessions, self.routing, self.retained, self.publishing
+            settings.node,
+            self.metrics,
+            self.sessions,
+            self.routing,
+            self.retained,
+            self.publishing,
+            self.cluster,
         )
         self._sys_loop = LoopingCall(lambda: self._sys_topics.publish(clock.seconds()))
         self._sys_loop.clock = clock
@@ -91,10 +97,8 @@ class Broker:
     async def recover(self) -> None:
         """Take up what the store holds: durable sessions and retained messages."""
         recovered = await self.store.recover(self.clock.seconds())
-        for kept in recovered.sessions:
-            self.sessions.restore(kept)
-        for message in recovered.retained:
-            self.retained.apply(message)
+        self.sessions.restore(recovered.sessions)
+        self.retained.replace(recovered.retained)
         log.info(
             "restored {sessions} sessions and {retained} retained messages",
             sessions=len(recovered.sessions),

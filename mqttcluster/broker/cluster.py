@@ -182,6 +182,16 @@ class Cluster(Alone):
         self.retained.apply(partition, change)
         self._backplane.cast_all(RetainedHint(partition, change))
 
+    def counters(self) -> dict[str, Callable[[], object]]:
+        """Figures of the whole cluster, as this node sees it."""
+        sessions, broker = self._broker.sessions, self._broker
+        return {
+            "cluster/nodes": lambda: 1 + len(self._backplane.members()),
+            "cluster/sessions": lambda: sum(subscriber.durable for subscriber in sessions.subscribers.values()),
+            "cluster/retained messages": lambda: len(broker.retained),
+            "cluster/routes": lambda: broker.routing.count_nodes(),
+        }
+
     # -- takeover
 
     def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
@@ -217,6 +227,7 @@ class Cluster(Alone):
 
     async def _load(self) -> None:
         self._store.node = self._backplane.node
+        self._broker.routing.forget_nodes()
         versions = await self._store.retained_versions()
         await self._recover()
         self.retained.loaded(versions)

@@ -125,6 +125,12 @@ class Publishing:
             self._send_now(plan)
         return plan
 
+    def publish_here(self, message: Message) -> None:
+        """A QoS 0 message of this node for its own clients."""
+        plan = Plan(message, self._routing.match(message.topic), (), self._routing.revision)
+        plan.add(plan.receivers)
+        self._deliver_live(plan)
+
     def _may_retain(self, message: Message) -> bool:
         if len(self._retained) < self._max_retained or message.topic in self._retained or not message.payload:
             return True

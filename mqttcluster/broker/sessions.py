@@ -7,6 +7,7 @@ later one wins, here by `_opening`, in the store by the order of the calls [G3].
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -70,11 +71,14 @@ class Sessions:
         #: Durable sessions, connected or not, and clean ones while connected.
         self.subscribers: dict[str, Subscriber] = {}
 
-    def restore(self, kept: KeptSession) -> None:
-        """A session that the store kept from an earlier life of this node."""
-        subscriber = Subscriber(kept.client_id, kept.generation, durable=True)
-        self.subscribers[kept.client_id] = subscriber
-        self._routing.restore(subscriber, kept.subscriptions.items())
+    def restore(self, sessions: Sequence[KeptSession]) -> None:
+        """What the store keeps, as this node starts or after it has lost touch with the others."""
+        there = {kept.client_id for kept in sessions}
+        for subscriber in list(self.subscribers.values()):
+            if subscriber.durable and subscriber.outlet is None and subscriber.client_id not in there:
+                self.forget(subscriber)
+        for kept in sessions:
+            self.changed(SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True))
 
     async def open(self, client: Client, connect: Connect, now: float) -> bool | None:
         """Give the client its session. Returns Session Present; None if the connection is not wanted any more.

@@ -1,10 +1,11 @@
-"""The counters of this node as retained messages under ``$SYS/broker/``, by the names dashboards know."""
+"""The counters of a node as retained messages under ``$SYS/broker/``, for its own clients, by the names that are known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from mqttcluster import __version__
+from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.publishing import Publishing
 from mqttcluster.broker.sessions import Sessions
@@ -26,6 +27,7 @@ class SysTopics:
         routing: Routing,
         retained: Retained,
         publishing: Publishing,
+        cluster: Alone,
     ) -> None:
         self._retained = retained
         self._publishing = publishing
@@ -56,6 +58,7 @@ class SysTopics:
             "wills/published": lambda: metrics.wills_published,
             "subscriptions/count": lambda: len(routing),
             "retained messages/count": lambda: len(retained),
+            **cluster.counters(),
         }
         self._started = metrics.started
 
@@ -67,5 +70,5 @@ class SysTopics:
             if self._last.get(name) != value:
                 message = Message(PREFIX + name, value.encode(), 0, retain=False)
                 self._retained.apply(message)
-                self._publishing.complete(self._publishing.plan(message))
+                self._publishing.publish_here(message)
         self._last = values

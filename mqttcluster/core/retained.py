@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mqttcluster.core.message import Message
 from mqttcluster.mqtt.topics import NameTree
@@ -26,6 +26,13 @@ class Retained:
             self._tree.set(message.topic, message)
         else:
             self._tree.discard(message.topic)
+
+    def replace(self, messages: Iterable[Message]) -> None:
+        """These are all there is, beside those that the broker itself keeps under ``$``."""
+        for message in list(self.match("#")):
+            self._tree.discard(message.topic)
+        for message in messages:
+            self.apply(message)
 
     def get(self, topic: str) -> Message | None:
         """The retained message of one topic."""

@@ -125,6 +125,15 @@ class Routing:
             self.set_interest(node, topic_filter, 0)
         self._interest.pop(node, None)
 
+    def forget_nodes(self) -> None:
+        """What other nodes want is not known any more."""
+        for node in list(self._interest):
+            self.forget_node(node)
+
+    def count_nodes(self) -> int:
+        """How many filters other nodes want, counted per node."""
+        return len(self._nodes)
+
     def nodes(self, topic: str) -> tuple[tuple[str, int], ...]:
         """The other nodes that want `topic`, each once with the bits of all its matching filters."""
         if not self._interest:
