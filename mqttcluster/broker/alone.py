@@ -34,6 +34,10 @@ class Alone:
         """Whether this node may act on its routes and acknowledge."""
         return True
 
+    def away(self) -> bool:
+        """Whether it is the store that keeps this node from acting."""
+        return False
+
     def attached(self, subscriber: Subscriber) -> None:
         """A session with these subscriptions is connected here now."""
 

@@ -67,7 +67,7 @@ class Broker:
         self.subscribing = Subscribing(
             store, self.routing, self.retained, settings, self.authorizer, self.cluster, clock
         )
-        self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock)
+        self.housekeeping = Housekeeping(store, self.publishing, self.sessions, self.metrics, clock, self.cluster)
         self._sys_topics = SysTopics(
             settings.node,
             self.metrics,

@@ -60,6 +60,7 @@ class Client:
         "_broker",
         "_busy",
         "_graceful",
+        "_held",
         "_processing",
         "_reading",
         "_steps",
@@ -92,6 +93,8 @@ class Client:
         self._processing = False
         #: CONNECT, SUBSCRIBE or UNSUBSCRIBE is under way.
         self._busy = False
+        #: A packet that waits for the store to come back.
+        self._held: Packet | None = None
         self._steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._process)
         self._allowed_topics: dict[str, bool] = {}
         self._timer: Any = broker.clock.callLater(settings.connect_timeout, self._connect_timeout)
@@ -160,19 +163,12 @@ class Client:
     def _process(self) -> None:
         if self._processing or self.ended:
             return
-        if not self._broker.cluster.may_act():
-            self._regulate_reading()
-            return
         self._processing = True
-        broker, connection = self._broker, self.connection
-        metrics, now = broker.metrics, broker.clock.seconds()
         try:
-            while not self.ended and not self._blocked:
-                packet = connection.next_packet(now)
-                if packet is None:
-                    break
-                metrics.messages_received += 1
-                HANDLERS[type(packet)](self, packet)
+            if self._broker.cluster.may_act() or self.connection.state is State.FRESH:
+                self._handle_packets()
+            elif self._broker.cluster.away():
+                self._handle_packets_alone()
             if self.outlet is not None:
                 self.outlet.store_acknowledgements()
         except MQTTError as error:
@@ -184,8 +180,40 @@ class Client:
             self._processing = False
         self._regulate_reading()
 
+    def _handle_packets(self) -> None:
+        broker, connection = self._broker, self.connection
+        metrics, now = broker.metrics, broker.clock.seconds()
+        if self._held is not None:
+            packet, self._held = self._held, None
+            HANDLERS[type(packet)](self, packet)
+        while not self.ended and not self._blocked:
+            following = connection.next_packet(now)
+            if following is None:
+                break
+            metrics.messages_received += 1
+            HANDLERS[type(following)](self, following)
+
+    def _handle_packets_alone(self) -> None:
+        """The store is away: QoS 0 goes to this node's own clients, the first packet that needs more waits [G8]."""
+        broker, now = self._broker, self._broker.clock.seconds()
+        while not self.ended and not self._blocked and self._held is None:
+            packet = self.connection.next_packet(now)
+            if packet is None:
+                break
+            broker.metrics.messages_received += 1
+            if isinstance(packet, Pingreq | Disconnect):
+                HANDLERS[type(packet)](self, packet)
+            elif isinstance(packet, Publish) and not packet.qos and not packet.retain:
+                if self._allowed(packet.topic):
+                    message = Message(packet.topic, packet.payload, publisher=self.client_id)
+                    broker.publishing.publish_here(message)
+            else:
+                self._held = packet
+
     def _regulate_reading(self) -> None:
-        blocked = self._blocked or not self._broker.cluster.may_act()
+        blocked = self._blocked
+        if not blocked and self.connection.state is State.CONNECTED and not self._broker.cluster.may_act():
+            blocked = self._held is not None or not self._broker.cluster.away()
         if blocked == self._reading and not self.ended:
             self._reading = not blocked
             if blocked:

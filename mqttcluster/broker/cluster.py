@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.retained_sync import RetainedSync
 from mqttcluster.core.interest import LINKED, LIVE, Interest
-from mqttcluster.core.message import Delivery, Message
+from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
 from mqttcluster.core.seen import Seen
 from mqttcluster.mqtt.packets import Subscription
@@ -98,6 +98,10 @@ class Cluster(Alone):
         if not self._fence_loop.running:
             self._fence_loop.start(FENCE_INTERVAL, now=False)
         return False
+
+    def away(self) -> bool:
+        """Whether it is the store that keeps this node from acting, and not that it was asleep itself [G8]."""
+        return not self._store.ready()
 
     def _look_at_fence(self) -> None:
         if not self._fenced and self._backplane.valid():
@@ -204,12 +208,7 @@ class Cluster(Alone):
         return given.addTimeout(TAKE_TIMEOUT, self._broker.clock, lambda result, _: None)
 
     def _take(self, node: str, take: Take) -> None:
-        client = self._broker.sessions.connected.get(take.client_id)
-        if client is not None and client.outlet is not None and client.outlet.epoch < take.epoch:
-            client.taken_over()
-            idle = client.idle()
-        else:
-            idle = succeed(None)
+        idle = self._broker.sessions.give_way(take.client_id, take.epoch)
         idle.addCallback(lambda _: self._backplane.cast(node, Given(take.client_id, take.epoch)))
 
     def _given(self, given: Given) -> None:
@@ -283,16 +282,14 @@ class Cluster(Alone):
             self.retained.apply(envelope.partition, envelope.change)
 
     def _forwarded(self, forward: Forward) -> None:
-        message, sessions = forward.message, self._broker.sessions
+        message = forward.message
         if forward.match and self.first(forward.exchange):
             for subscriber, granted in self._broker.routing.match(message.topic):
                 qos = min(message.qos, granted)
                 if subscriber.outlet is not None and not (qos and subscriber.durable):
                     subscriber.outlet.deliver(message, qos)
         for bell in forward.doorbells:
-            client = sessions.connected.get(bell.client_id)
-            if client is not None and client.outlet is not None and client.outlet.epoch == bell.epoch:
-                client.outlet.arrived(Delivery(bell.sequence, message, bell.qos))
+            self._broker.sessions.ring(bell, message)
 
     def fenced(self, fenced: bool) -> None:
         """The lease has run out, or is back."""

@@ -12,6 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.publishing import Publishing
 from mqttcluster.broker.sessions import Sessions
@@ -29,8 +30,15 @@ class Housekeeping:
     """Looks for what is due, one look at a time."""
 
     def __init__(
-        self, store: IStore, publishing: Publishing, sessions: Sessions, metrics: Metrics, clock: IReactorTime
+        self,
+        store: IStore,
+        publishing: Publishing,
+        sessions: Sessions,
+        metrics: Metrics,
+        clock: IReactorTime,
+        cluster: Alone,
     ) -> None:
+        self._cluster = cluster
         self._store = store
         self._publishing = publishing
         self._sessions = sessions
@@ -55,6 +63,8 @@ class Housekeeping:
         """Deal with what is due now. A look that is under way looks again."""
         if self._looking is not None:
             self._again = True
+            return
+        if not self._cluster.may_act():
             return
         self._again = False
         looking = self._looking = Deferred.fromCoroutine(self._look())

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,13 +18,13 @@ from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authenticator, Authorizer, Credentials, Identity
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.settings import Settings
-from mqttcluster.core.message import Message
+from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.routing import Routing, Subscriber
 from mqttcluster.core.session import Session
 from mqttcluster.mqtt.packets import V31, Connect, Subscription
 from mqttcluster.mqtt.reasons import MQTTError, Reason
 from mqttcluster.storage.interfaces import IStore, KeptSession, Opened, StoredWill, StoreError
-from mqttcluster.storage.shared import SessionChange
+from mqttcluster.storage.shared import Doorbell, SessionChange
 
 if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
@@ -66,6 +66,9 @@ class Sessions:
         self.connected: dict[str, Client] = {}
         #: Client id -> the latest connection whose `IStore.open` is under way.
         self._opening: dict[str, Client] = {}
+        #: Of those: client ids that messages were queued for meanwhile, and epochs of later owners elsewhere.
+        self._rung: set[str] = set()
+        self._overtaken: dict[str, int] = {}
         #: Client id -> the end of a connection that the store has failed to take note of.
         self._untold: dict[str, _End] = {}
         #: Durable sessions, connected or not, and clean ones while connected.
@@ -85,6 +88,8 @@ class Sessions:
 
         Raises `MQTTError` with the reason for CONNACK.
         """
+        if not self._cluster.may_act():
+            raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store that the cluster shares does not answer")
         client_id = self._client_id(connect)
         await self._authenticate(client, client_id, connect)
         client.identity = Identity(client_id, connect.username)
@@ -101,7 +106,7 @@ class Sessions:
             )
         except StoreError as error:
             if self._opening.get(client_id) is client:
-                del self._opening[client_id]
+                self._opened(client_id)
             log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
         if opened.previous is not None:
@@ -110,14 +115,19 @@ class Sessions:
             # If the later connection gets the session this is stale; if it fails nobody has the session any more.
             self._tell(_End(client_id, opened.epoch, False, opened.sent, now))
             return None
-        del self._opening[client_id]
+        rung = opened.previous is not None or client_id in self._rung
+        overtaken = self._overtaken.get(client_id, 0) > opened.epoch
+        self._opened(client_id)
+        if overtaken:
+            client.taken_over()
+            return None
         durable = expiry != 0
         subscriber = self._subscriber(client_id, opened, durable)
         subscriber.outlet = client.attach(self._session(client_id, opened, durable), subscriber)
         self.connected[client_id] = client
         self._cluster.attached(subscriber)
-        if opened.previous is not None:
-            client.look()  # what was queued while the old owner let go had nobody to ring for
+        if rung:
+            client.look()
         if client.ended:
             self.detach(client)
             await self.close(client, publish_will=False, now=now)
@@ -152,6 +162,32 @@ class Sessions:
         if older is not None:
             self._metrics.takeovers += 1
             older.taken_over()
+
+    def _opened(self, client_id: str) -> None:
+        """No connection of this client id is on its way to its session any more."""
+        self._opening.pop(client_id, None)
+        self._rung.discard(client_id)
+        self._overtaken.pop(client_id, None)
+
+    def ring(self, bell: Doorbell, message: Message) -> None:
+        """Another node has queued a message for a session that this node owns, or is about to."""
+        subscriber = self.subscribers.get(bell.client_id)
+        if bell.client_id in self._opening:
+            self._rung.add(bell.client_id)
+        elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
+            subscriber.outlet.arrived(Delivery(bell.sequence, message, bell.qos))
+
+    def give_way(self, client_id: str, epoch: int) -> Deferred[None]:
+        """Another node owns this session under a higher epoch. Fires when nothing of the connection here is under
+        way any more [G3]."""
+        if client_id in self._opening:
+            self._overtaken[client_id] = max(epoch, self._overtaken.get(client_id, 0))
+        client = self.connected.get(client_id)
+        if client is None or client.outlet is None or client.outlet.epoch >= epoch:
+            return succeed(None)
+        self._metrics.takeovers += 1
+        client.taken_over()
+        return client.idle()
 
     def _will(self, client: Client, connect: Connect) -> StoredWill | None:
         will = connect.will
@@ -280,5 +316,7 @@ class Sessions:
         """Forget everything; there are no connections any more."""
         self.connected.clear()
         self._opening.clear()
+        self._rung.clear()
+        self._overtaken.clear()
         self._untold.clear()
         self.subscribers.clear()

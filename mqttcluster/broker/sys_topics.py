@@ -1,4 +1,4 @@
-"""The counters of a node as retained messages under ``$SYS/broker/``, for its own clients, by the names that are known."""
+"""The counters of a node as retained messages under ``$SYS/broker/``, for its own clients."""
 
 from __future__ import annotations
 
