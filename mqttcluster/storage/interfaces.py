@@ -191,11 +191,21 @@ class IStore(Protocol):
         answered."""
 
     def close(
-        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
+        self,
+        client_id: str,
+        epoch: int,
+        publish_will: bool,
+        sent: int,
+        now: float,
+        expiry: int | None = None,
+        grace: float = 0.0,
     ) -> Deferred[Closed]:
         """The connection has ended. `publish_will`: a will becomes due after its delay or when the session ends,
         whichever is first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of
-        `open`, unless that was 0 [MQTT-3.14.2-2]."""
+        `open`, unless that was 0 [MQTT-3.14.2-2].
+
+        `grace` (seconds) is for a node that leaves and whose client comes back elsewhere: the will is due no earlier
+        than that, and whatever becomes of the session, an `open` of this client id cancels it until then."""
 
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()

@@ -94,6 +94,8 @@ class MemoryStore:
         self._epoch = 0
         self._sessions: dict[str, _Session] = {}
         self._wills: dict[tuple[str, int], _DueWill] = {}
+        #: Client id -> epoch of a connection that was ended with grace.
+        self._graced: dict[str, int] = {}
         self._retained: dict[str, Message] = {}
 
     @property
@@ -112,6 +114,7 @@ class MemoryStore:
         self._running = False
         self._sessions.clear()
         self._wills.clear()
+        self._graced.clear()
         self._retained.clear()
         return succeed(None)
 
@@ -131,6 +134,7 @@ class MemoryStore:
     @_fired
     def open(self, client_id: str, clean: bool, expiry: int, will: StoredWill | None, now: float, limit: int) -> Opened:
         self._epoch += 1
+        self._cancel_graced(client_id, now)
         session, wiped, present = self._sessions.get(client_id), 0, False
         if session is not None:
             present = not clean and not session.over(now)
@@ -155,6 +159,12 @@ class MemoryStore:
             wiped=wiped,
         )
 
+    def _cancel_graced(self, client_id: str, now: float) -> None:
+        """The client has come back in time to a node that did not send it away."""
+        key = client_id, self._graced.pop(client_id, 0)
+        if key in self._wills and self._wills[key].at > now:
+            del self._wills[key]
+
     def _settle_will(self, session: _Session, goes_on: bool, now: float) -> None:
         """A new connection ends the wait of the last one's will: cancelled if the session goes on, else due."""
         key = session.client_id, session.epoch
@@ -169,7 +179,14 @@ class MemoryStore:
 
     @_fired
     def close(
-        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
+        self,
+        client_id: str,
+        epoch: int,
+        publish_will: bool,
+        sent: int,
+        now: float,
+        expiry: int | None = None,
+        grace: float = 0.0,
     ) -> Closed:
         session = self._owned(client_id, epoch)
         if session is None:
@@ -177,11 +194,13 @@ class MemoryStore:
         if expiry is not None and session.expiry:
             session.expiry = expiry
         session.sent = min(max(session.sent, sent), session.last)
-        return self._disconnect(session, publish_will, now)
+        return self._disconnect(session, publish_will, now, grace)
 
-    def _disconnect(self, session: _Session, publish_will: bool, now: float) -> Closed:
+    def _disconnect(self, session: _Session, publish_will: bool, now: float, grace: float = 0.0) -> Closed:
         if session.will is not None and publish_will:
-            at = now + min(session.will.delay, session.expiry)
+            at = now + max(min(session.will.delay, session.expiry), grace)
+            if grace:
+                self._graced[session.client_id] = session.epoch
             self._wills[session.client_id, session.epoch] = _DueWill(at, session.will.message)
         session.online, session.will = False, None
         if session.expiry == 0:
@@ -218,8 +237,11 @@ class MemoryStore:
                 return Published(stale=True)
             if packet_id in publisher.inbound:
                 return Published(repeated=True)
-        if publication.will is not None and self._wills.pop(publication.will, None) is None:
-            return Published(repeated=True)
+        if publication.will is not None:
+            if self._wills.pop(publication.will, None) is None:
+                return Published(repeated=True)
+            if self._graced.get(publication.will[0]) == publication.will[1]:
+                del self._graced[publication.will[0]]
         # Nothing was changed so far, and nothing fails from here on.
         if publication.exchange is not None and publisher is not None and publisher.lasting:
             publisher.inbound.add(packet_id)

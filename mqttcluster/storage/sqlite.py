@@ -65,9 +65,16 @@ class SqliteStore:
         return self._worker.submit(self._ledger.open, client_id, clean, expiry, will, now, limit)
 
     def close(
-        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
+        self,
+        client_id: str,
+        epoch: int,
+        publish_will: bool,
+        sent: int,
+        now: float,
+        expiry: int | None = None,
+        grace: float = 0.0,
     ) -> Deferred[Closed]:
-        return self._worker.submit(self._ledger.close_session, client_id, epoch, publish_will, sent, now, expiry)
+        return self._worker.submit(self._ledger.close_session, client_id, epoch, publish_will, sent, now, expiry, grace)
 
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()

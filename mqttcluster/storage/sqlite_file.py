@@ -68,8 +68,8 @@ CREATE TABLE inbound (
     session INTEGER NOT NULL, packet_id INTEGER NOT NULL, PRIMARY KEY (session, packet_id)) WITHOUT ROWID;
 
 CREATE TABLE will (
-    client_id TEXT NOT NULL, epoch INTEGER NOT NULL, due_at REAL NOT NULL, record BLOB NOT NULL,
-    PRIMARY KEY (client_id, epoch));
+    client_id TEXT NOT NULL, epoch INTEGER NOT NULL, due_at REAL NOT NULL, graced INTEGER NOT NULL,
+    record BLOB NOT NULL, PRIMARY KEY (client_id, epoch));
 CREATE INDEX will_due_at ON will (due_at, client_id, epoch);
 
 CREATE TABLE retained (topic TEXT PRIMARY KEY, record BLOB NOT NULL);

@@ -111,6 +111,9 @@ class Ledger:
         self._accounts_before: dict[str, Account | None] = {}
         self._due_at: dict[tuple[str, int], float] = {}
         self._due_at_before: dict[tuple[str, int], float | None] = {}
+        #: Client id -> epoch of a connection that was ended with grace, until its will is published or cancelled.
+        self._graced: dict[str, int] = {}
+        self._graced_before: dict[str, int] = {}
         self._epoch = 0
         self._reserved = 0
         self._epochs_before = 0, 0
@@ -133,6 +136,7 @@ class Ledger:
     def begin(self) -> None:
         self._accounts_before.clear()
         self._due_at_before.clear()
+        self._graced_before = self._graced.copy()
         self._epochs_before = self._epoch, self._reserved
 
     def prepare(self) -> None:
@@ -154,6 +158,7 @@ class Ledger:
                 self._due_at.pop(key, None)
             else:
                 self._due_at[key] = at
+        self._graced = self._graced_before.copy()
         self._epoch, self._reserved = self._epochs_before
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -165,6 +170,7 @@ class Ledger:
         self._due_at = {
             (client_id, epoch): at for client_id, epoch, at in rows("SELECT client_id, epoch, due_at FROM will")
         }
+        self._graced = dict(rows("SELECT client_id, max(epoch) FROM will WHERE graced GROUP BY client_id"))
         self._accounts = {}
         known: dict[int, Account] = {}
         for generation, client_id, epoch, online, lasting, expiry, expires_at, will, last, sent in rows(
@@ -231,6 +237,8 @@ class Ledger:
         if at is None:
             del self._due_at[key]
             self._writes.drop("will", key)
+            if self._graced.get(client_id) == epoch:
+                del self._graced[client_id]
         else:
             self._due_at[key] = at
 
@@ -253,6 +261,9 @@ class Ledger:
         if self._epoch > self._reserved:
             self._reserved = self._epoch + EPOCHS_RESERVED - 1
             self._writes.reserve(self._reserved)
+        graced = client_id, self._graced.get(client_id, 0)
+        if self._due_at.get(graced, -inf) > now:  # back in time, at a node that did not send it away
+            self._will_due(*graced, None)
         account, present, wiped = self._touch(client_id), False, 0
         if account is not None:
             present = not clean and not account.over(now)
@@ -290,20 +301,30 @@ class Ledger:
         """A new connection ends the wait of the last one's will: cancelled if the session goes on, else due."""
         if account.online:
             if account.will is not None and not (goes_on and account.will.delay):
-                self._leave_will(account, now)
+                self._leave_will(account, now, False)
         elif self._due_at.get((account.client_id, account.epoch), -inf) > now:
             self._will_due(account.client_id, account.epoch, None if goes_on else now)
             if not goes_on:
                 self._writes.will_due(account.client_id, account.epoch, now)
 
-    def _leave_will(self, account: Account, at: float) -> None:
+    def _leave_will(self, account: Account, at: float, graced: bool) -> None:
         """The connection of `account` has ended, its will is to be published."""
         assert account.will is not None
         self._will_due(account.client_id, account.epoch, at)
-        self._writes.put("will", (account.client_id, account.epoch), (at, encode_message(account.will.message)))
+        if graced:
+            self._graced[account.client_id] = account.epoch
+        record = encode_message(account.will.message)
+        self._writes.put("will", (account.client_id, account.epoch), (at, graced, record))
 
     def close_session(
-        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None
+        self,
+        client_id: str,
+        epoch: int,
+        publish_will: bool,
+        sent: int,
+        now: float,
+        expiry: int | None,
+        grace: float,
     ) -> Closed:
         account = self._owned(client_id, epoch)
         if account is None:
@@ -311,11 +332,11 @@ class Ledger:
         if expiry is not None and account.expiry:
             account.expiry = expiry
         account.sent = min(max(account.sent, sent), account.last)
-        return self._disconnect(account, publish_will, now)
+        return self._disconnect(account, publish_will, now, grace)
 
-    def _disconnect(self, account: Account, publish_will: bool, now: float) -> Closed:
+    def _disconnect(self, account: Account, publish_will: bool, now: float, grace: float = 0.0) -> Closed:
         if account.will is not None and publish_will:
-            self._leave_will(account, now + min(account.will.delay, account.expiry))
+            self._leave_will(account, now + max(min(account.will.delay, account.expiry), grace), grace > 0)
         if account.expiry == 0:
             self._end(account)
             return Closed.ENDED

@@ -464,6 +464,37 @@ class LastingContract:
         due = store.due(15.0)
         assert (len(due.wills), due.expired) == (1, [("c", first.generation)])
 
+    @pytest.mark.parametrize("clean", [True, False])
+    @pytest.mark.parametrize("expiry", [0, NEVER])
+    def test_a_client_sent_away_that_comes_back_in_time(self, store: Driver, expiry: int, clean: bool) -> None:
+        """Nobody sees the will of a client that a leaving node sent to another one, if it gets there in time."""
+        opened = store.open("c", expiry == 0, expiry, will())
+        store.close("c", opened.epoch, now=100, grace=10)
+        assert store.due(now=109).wills == []
+        store.open("c", clean, expiry, now=109)
+        assert store.due(now=1000).wills == []
+
+    @pytest.mark.parametrize("expiry", [0, NEVER])
+    def test_a_client_sent_away_that_comes_back_late(self, store: Driver, expiry: int) -> None:
+        """It has become due by then, and a new connection does not take it back."""
+        opened = store.open("c", expiry == 0, expiry, will())
+        store.close("c", opened.epoch, now=100, grace=10)
+        store.open("c", expiry == 0, expiry, now=110)
+        assert [(client_id, epoch) for client_id, epoch, _ in store.due(now=110).wills] == [("c", opened.epoch)]
+
+    def test_grace_and_delay(self, store: Driver) -> None:
+        """The longer of the two counts; grace does not keep a session, and is nothing to a later connection."""
+        opened = store.open("c", False, NEVER, will(delay=50))
+        store.close("c", opened.epoch, now=100, grace=10)
+        assert store.due(now=149).wills == []
+        assert len(store.due(now=150).wills) == 1
+        opened = store.open("d", True, 0, will())
+        store.close("d", opened.epoch, now=200, grace=10)
+        again = store.open("d", False, NEVER, will("again"), now=201)
+        assert not again.present
+        store.close("d", again.epoch, now=202)
+        assert [epoch for client_id, epoch, _ in store.due(now=202).wills if client_id == "d"] == [again.epoch]
+
     def test_resuming_cancels_a_will_that_waits(self, store: Driver) -> None:
         first = store.open(expiry=100, will=will(delay=10))
         store.close("c", first.epoch, now=0.0)

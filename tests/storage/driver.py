@@ -88,8 +88,9 @@ class Driver:
         sent: int = 0,
         now: float = 0.0,
         expiry: int | None = None,
+        grace: float = 0.0,
     ) -> Closed:
-        answer: Closed = self.wait(self.store.close(client_id, epoch, publish_will, sent, now, expiry))
+        answer: Closed = self.wait(self.store.close(client_id, epoch, publish_will, sent, now, expiry, grace))
         return answer
 
     def subscribe(

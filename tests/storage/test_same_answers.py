@@ -100,9 +100,18 @@ class SameAnswers(RuleBasedStateMachine):
         self.given[client].append((opened.epoch, opened.generation))
         self.wills.append((client, opened.epoch))
 
-    @rule(client=clients, old=back, publish_will=st.booleans(), sent=st.integers(0, 9), expiry=st.none() | expiries)
-    def close(self, client: str, old: int, publish_will: bool, sent: int, expiry: int | None) -> None:
-        self.ask("close", client, self.epoch(client, old), publish_will, sent, self.now, expiry)
+    @rule(
+        client=clients,
+        old=back,
+        publish_will=st.booleans(),
+        sent=st.integers(0, 9),
+        expiry=st.none() | expiries,
+        grace=st.sampled_from([0, 5]),
+    )
+    def close(
+        self, client: str, old: int, publish_will: bool, sent: int, expiry: int | None, grace: int
+    ) -> None:
+        self.ask("close", client, self.epoch(client, old), publish_will, sent, self.now, expiry, grace)
 
     @rule(client=clients, old=back, add=st.dictionaries(filters, st.integers(0, 2)), remove=st.lists(filters))
     def subscribe(self, client: str, old: int, add: dict[str, int], remove: list[str]) -> None:
