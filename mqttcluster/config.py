@@ -95,7 +95,7 @@ class Config:
     node: str = _option(
         kinds.NODE,
         socket.gethostname,
-        "name of this node, in logs and $SYS topics",
+        "name of this node, in logs and $SYS topics; each node of a cluster has its own",
         group=_WHERE,
         shown="the host's name",
     )
@@ -128,14 +128,16 @@ class Config:
     admin: str = _option(
         kinds.ENDPOINT,
         "",
-        "Twisted endpoint for /healthz and /readyz, as tcp:8080:interface=127.0.0.1; there is no such listener without it",
+        "Twisted endpoint for /healthz and /readyz, as tcp:8080:interface=127.0.0.1; there is no such listener without"
+        " it",
         group=_WHERE,
         shown="none",
     )
     store: str = _option(
         kinds.STORE,
         "sqlite:mqttcluster.sqlite",
-        "where sessions and retained messages are kept: sqlite:PATH, or memory: to forget them at exit",
+        "where sessions and retained messages are kept: sqlite:PATH, memory: to forget them at exit, or"
+        " redis://[USER:PASSWORD@]HOST:PORT/DB (rediss:// with TLS); nodes that name the same Redis are one broker",
         group=_WHERE,
     )
 
@@ -229,6 +231,12 @@ class Config:
         group=_LIMITS,
         others="mosquitto: never ends; EMQX 5: 2 h",
         shown="never",
+    )
+    drain_timeout: float = _option(
+        kinds.seconds(0, 3600),
+        20.0,
+        "how long a node that is told to stop waits for what is in flight before it closes its connections",
+        group=_LIMITS,
     )
     max_subscriptions: int = _option(
         kinds.count(1, 10_000_000),

@@ -37,8 +37,13 @@ service named mqttcluster, such as {PREFIX}SERVICE_HOST, are left alone.)
 
 Listeners are Twisted endpoint strings: `tcp:1883`, `tcp:1883:interface=127.0.0.1`, `tcp6:1883`,
 `ssl:8883:privateKey=key.pem:certKey=cert.pem`, `unix:/run/mqtt.sock:mode=660`, `systemd:domain=INET:index=0`,
-`haproxy:tcp:1883` (a proxy in front sends the PROXY protocol). A port of 0 takes a free one; the log names
-it. A colon within a value is written `\\:`.
+`haproxy:tcp:1883`. A port of 0 takes a free one; the log names it. A colon within a value is written `\\:`.
+
+`haproxy:` before another endpoint is for a balancer that sends the PROXY protocol, version 1 or 2: logs and
+limits see the address it tells. With `haproxy:ssl:` the header comes before TLS, from a balancer that passes TLS on;
+it cannot stand before `tls:`. A connection without such a header is dropped, at once or after `connect-timeout`.
+Only the balancer should reach such a port, for the header is believed. [deploy/haproxy.cfg](../deploy/haproxy.cfg)
+is an example.
 
 With no password file, anonymous clients are accepted on listeners that only this machine reaches: a loopback
 interface, or a Unix socket. A listener on any other interface refuses to start unless there is a password

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mqttcluster.net.handshake import check_origin
 from mqttcluster.storage.interfaces import NEVER
 from mqttcluster.storage.redis_cluster import redacted
 
@@ -159,7 +160,7 @@ def _origin(value: Any) -> str:
     text = _text(value).lower().rstrip("/")
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+|null", text):
         raise ValueError(f"{value!r} is no origin; write it as https://example.org or http://localhost:8000")
-    return text
+    return check_origin(text)
 
 
 def _node(value: Any) -> str:

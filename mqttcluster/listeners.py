@@ -1,7 +1,8 @@
 """Where clients come in: endpoint strings made into endpoints, with every mistake found before the first one listens.
 
 Twisted's own parsers build the endpoints. What is added: paths relative to the run directory, client certificates on
-``ssl:``, and whether a listener can be reached from other machines, which decides about anonymous clients.
+``ssl:``, whether a listener can be reached from other machines, which decides about anonymous clients, and
+``haproxy:``, whose header comes before TLS, as balancers send it (Twisted looks for it inside).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from twisted.internet import ssl
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
-from twisted.protocols.haproxy import proxyEndpoint
 
 from mqttcluster.config import Config, Loaded
 
@@ -38,8 +38,9 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 class Listener:
     """One place where clients come in.
 
-    `option` is ``listen``, ``websocket`` or ``admin``; `where` are the words a problem with it begins with. `anonymous`: clients
-    without a user name are welcome.
+    `option` is ``listen``, ``websocket`` or ``admin``; `where` are the words a problem with it begins with.
+    `anonymous`: clients without a user name are welcome. `proxied`: each connection begins with a PROXY header;
+    `inside` is then the TLS context for what comes behind it, if it is TLS, since `endpoint` does not do it.
     """
 
     option: str
@@ -48,6 +49,8 @@ class Listener:
     endpoint: IStreamServerEndpoint
     secure: bool
     anonymous: bool
+    proxied: bool = False
+    inside: ssl.CertificateOptions | None = None
 
 
 @dataclass
@@ -100,7 +103,10 @@ def _parts(fields: list[tuple[str | None, str]]) -> _Parts:
     if kind == "haproxy":
         if len(fields) == 1:
             raise ValueError("haproxy: needs an endpoint to listen on; write haproxy:tcp:1883")
-        return _Parts(kind, {}, [], _parts(fields[1:]))
+        inner = _parts(fields[1:])
+        if inner.kind in ("haproxy", "tls"):
+            raise ValueError(f"haproxy: cannot stand before {inner.kind}:; write haproxy:tcp:1883 or haproxy:ssl:8883")
+        return _Parts(kind, {}, [], inner)
     values: dict[str, str] = {}
     rest: list[str] = []
     positions = iter(_POSITIONS.get(kind, ()))
@@ -127,7 +133,9 @@ def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
                 parts = parse(description)
                 any_ssl = any_ssl or parts.innermost().kind == "ssl"
                 _check(parts, config, base)
-                endpoint = _endpoint(parts, config, reactor, authorities)
+                endpoint, inside = _endpoint(parts, config, reactor, authorities), None
+                if parts.inner is not None and parts.inner.kind == "ssl":
+                    endpoint, inside = _outside(parts.inner, reactor), endpoint._sslContextFactory
             except ValueError as error:
                 loaded.complain(option, f"{description}: {error}")
                 continue
@@ -140,7 +148,8 @@ def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
                     f"{description}: other machines can reach it and nobody is asked who they are; "
                     "give --passwords FILE, or --allow-anonymous, or an interface as in tcp:1883:interface=127.0.0.1",
                 )
-            listeners.append(Listener(option, where, description, endpoint, kind in ("ssl", "tls"), welcome))
+            secure, proxied = kind in ("ssl", "tls"), parts.inner is not None
+            listeners.append(Listener(option, where, description, endpoint, secure, welcome, proxied, inside))
     if not config.listen and not config.websocket:
         loaded.complain("listen", "there is nothing to listen on; give a --listen or a --websocket endpoint")
     if config.tls_client_ca and not any_ssl:
@@ -217,8 +226,9 @@ def _readable(key: str, path: str) -> None:
 
 
 def _endpoint(parts: _Parts, config: Config, reactor: Any, authorities: Any) -> Any:
+    """The endpoint, without what ``haproxy:`` adds."""
     if parts.inner is not None:
-        return proxyEndpoint(_endpoint(parts.inner, config, reactor, authorities))
+        return _endpoint(parts.inner, config, reactor, authorities)
     try:
         endpoint: Any = serverFromString(reactor, parts.text())
         if parts.kind == "ssl":
@@ -238,6 +248,12 @@ def _endpoint(parts: _Parts, config: Config, reactor: Any, authorities: Any) -> 
         # Endpoint parsers are plugins, and raise what they please.
         raise ValueError(f"{_said(error)}; see the endpoint strings in docs/configuration.md") from None
     return endpoint
+
+
+def _outside(parts: _Parts, reactor: Any) -> Any:
+    """The endpoint for plain bytes where ``ssl:`` would listen."""
+    where = {key: value for key, value in parts.values.items() if key in ("port", "interface", "backlog")}
+    return serverFromString(reactor, _Parts("tcp", where, []).text())
 
 
 def _said(error: Exception) -> str:

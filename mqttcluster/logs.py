@@ -27,6 +27,7 @@ from twisted.python.logfile import LogFile
 _LEGACY = {"message", "time", "system", "isError", "failure", "why", "format", "logLevel"}
 _RESERVED = {"time", "level", "logger", "text", "traceback"}
 _DEPTH = 4
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 
 def observer(twistd: Mapping[str, Any], format: str, level: str) -> ILogObserver | None:
@@ -47,10 +48,16 @@ def observer(twistd: Mapping[str, Any], format: str, level: str) -> ILogObserver
 def to_stream(stream: IO[Any] | Any, format: str, level: str) -> ILogObserver:
     """An observer that writes to `stream`. `format` is ``text`` or ``json``."""
     # Twisted declares its interfaces with zope.interface, which mypy does not know: hence Any.
-    write: Any = FileLogObserver(stream, as_json if format == "json" else formatEventAsClassicLogText)
+    write: Any = FileLogObserver(stream, as_json if format == "json" else as_text)
     least: Any = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     chosen: Any = FilteringLogObserver(write, [least])
     return cast(ILogObserver, chosen)
+
+
+def as_text(event: Mapping[str, Any]) -> str | None:
+    """As Twisted writes it, but a client's name cannot move the cursor of whoever reads the log."""
+    line = formatEventAsClassicLogText(dict(event))
+    return None if line is None else line.translate(_CONTROLS)
 
 
 def as_json(event: Mapping[str, Any]) -> str:

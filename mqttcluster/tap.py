@@ -18,6 +18,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.usage import Options as UsageOptions
 
 from mqttcluster import __version__, listeners, logs
@@ -29,6 +30,7 @@ from mqttcluster.broker.settings import Settings
 from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
 from mqttcluster.listeners import Listener
 from mqttcluster.net.admin import AdminSite
+from mqttcluster.net.proxy import ProxyFactory
 from mqttcluster.net.stream import MQTTFactory
 from mqttcluster.net.websocket import WebSocketFactory
 from mqttcluster.service import BrokerService, complain
@@ -148,6 +150,7 @@ class _Node:
         settings = dataclasses.replace(settings, max_connections=_allow_files(config.max_connections))
         self._config = config
         self._reactor = reactor
+        self._max_connections = settings.max_connections
         store, backplane = _store(config, reactor)
         self._broker = Broker(store, settings, reactor, authenticator, authorizer, backplane)
 
@@ -158,6 +161,19 @@ class _Node:
         return self._broker.stop()
 
     def factory(self, listener: Listener) -> Any:
+        factory = self._factory(listener)
+        if not listener.proxied:
+            return factory
+        if listener.inside is not None:
+            factory = TLSMemoryBIOFactory(listener.inside, False, factory)
+        room = (lambda: self._max_connections) if listener.option == "admin" else self._room
+        return ProxyFactory(factory, self._config.connect_timeout, room, self._reactor)
+
+    def _room(self) -> int:
+        """How many more connections this node takes."""
+        return self._max_connections - len(self._broker.clients)
+
+    def _factory(self, listener: Listener) -> Any:
         if listener.option == "admin":
             return AdminSite(self._broker.not_ready)
         stream = MQTTFactory(self._broker, listener.anonymous)
@@ -172,6 +188,7 @@ class _Node:
             # Compressed messages alone have this bound, and one of them may hold many packets.
             max_message=max(4 * 1024 * 1024, 2 * config.max_packet_size),
             handshake_timeout=config.connect_timeout,
+            room=self._room,
             clock=self._reactor,
         )
 

@@ -117,7 +117,7 @@ def test_all_problems_at_once_with_key_place_and_cure(tmp_path: Path) -> None:
     """One start shows everything that is wrong: the key, where it was given, what to write."""
     toml = 'max-queud = 5\nmax-inflight = "many"\nwebsocket-path = "mqtt"\nlisten = 5\nallow-anonymous = "perhaps"\n'
     env = {"MQTTCLUSTER_MAX_PACKET_SIZE": "1 kB", "MQTTCLUSTER_LISTN": "tcp:1"}
-    loaded = read(tmp_path, toml, env, store=["redis://host"], session_expiry=["-1"], log_format=["xml"])
+    loaded = read(tmp_path, toml, env, store=["redis+cluster://host"], session_expiry=["-1"], log_format=["xml"])
     path = tmp_path / "broker.toml"
     expected = {
         f"mqttcluster: max-queud ({path}): no such option; did you mean max-queued?",
@@ -128,7 +128,8 @@ def test_all_problems_at_once_with_key_place_and_cure(tmp_path: Path) -> None:
         "mqttcluster: MQTTCLUSTER_MAX_PACKET_SIZE (environment): '1 kB' cannot be read; "
         "write bytes, or a number with k, m or g",
         "mqttcluster: MQTTCLUSTER_LISTN (environment): no such option; did you mean MQTTCLUSTER_LISTEN?",
-        "mqttcluster: --store (command line): this release has no redis: store; write sqlite:PATH or memory:",
+        "mqttcluster: --store (command line): this release has no redis+cluster: store; "
+        "write redis://HOST:PORT/0, sqlite:PATH or memory:",
         "mqttcluster: --session-expiry (command line): '-1' cannot be read; "
         "write never, or seconds, or a number with s, m, h or d",
         "mqttcluster: --log-format (command line): 'xml' is not known; write text or json",

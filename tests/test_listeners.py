@@ -84,6 +84,8 @@ class TestListeners:
             ("unix", "it has no path"),
             ("haproxy", "haproxy: needs an endpoint"),
             ("haproxy:tcp:x", "'x' is no port"),
+            ("haproxy:haproxy:tcp:1", "haproxy: cannot stand before haproxy:"),
+            ("haproxy:tls:/etc:1", "haproxy: cannot stand before tls:"),
             ("stdio:", "this is no listener"),
             ("a=b", "this is no listener"),
             ("tcp:1:interface=127.0.0.1:colour=red", "unexpected keyword argument 'colour'"),
@@ -100,6 +102,18 @@ class TestListeners:
         built, problems = self.build(listen=[description], allow_anonymous=["true"])
         assert problem in problems
         assert built == []
+
+    def test_behind_a_balancer(self, certificates: Certificates) -> None:
+        """haproxy: asks for a header, and in front of TLS: what listens takes plain bytes first."""
+        files = f"privateKey={certificates.server_key}:certKey={certificates.server}"
+        descriptions = ["tcp:1", "haproxy:tcp:1", f"haproxy:ssl:1:interface=127.0.0.1:{files}"]
+        built, problems = self.build(listen=descriptions, allow_anonymous=["true"])
+        assert problems == ""
+        assert [(listener.proxied, listener.inside is not None, listener.secure) for listener in built] == [
+            (False, False, False),
+            (True, False, False),
+            (True, True, True),
+        ]
 
     def test_authorities(self, certificates: Certificates, tmp_path: Path) -> None:
         """--tls-client-ca that cannot work is refused rather than left without effect."""

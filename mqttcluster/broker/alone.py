@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Alone:
-    """Nobody to tell, nobody to wait for."""
+    """Nobody to tell, nobody to wait for. `others`: there may be nodes that clients can go to."""
+
+    others = False
 
     def __init__(self, retained: Retained) -> None:
         self._retained = retained

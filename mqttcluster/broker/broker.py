@@ -6,7 +6,7 @@ from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from mqttcluster.broker.alone import Alone
@@ -30,6 +30,12 @@ from mqttcluster.storage.interfaces import IStore
 from mqttcluster.storage.shared import IBackplane, ISharedStore
 
 log = Logger(namespace="mqttcluster.broker")
+
+#: Seconds that a client has to come back at another node before its will is published.
+GRACE = 10.0
+#: Clients sent away at once by a node that stops, and seconds between two lots.
+AWAY_AT_ONCE = 200
+AWAY_INTERVAL = 0.05
 
 
 class Broker:
@@ -113,18 +119,33 @@ class Broker:
         self.routing.clear()
 
     def stop(self) -> Deferred[None]:
-        """Close every connection, publish the wills of those that did not say goodbye, close the store."""
+        """Finish what is in flight, close every connection, close the store.
+
+        Alone, the wills of clients that did not say goodbye are published now. In a cluster they have time to come back
+        elsewhere first.
+        """
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         self._stopping = True
         if self._sys_loop.running:
             self._sys_loop.stop()
-        closing = [client.shut_down() for client in list(self.clients)]
-        await DeferredList([d for d in closing if d is not None])
+        await self._drain()
         await self.housekeeping.stop()
         await self.cluster.stop()
         await self.store.stop()
+
+    async def _drain(self) -> None:
+        """Not all clients at once: they are about to knock at the other nodes."""
+        others, clients = self.cluster.others, list(self.clients)
+        drained = DeferredList([client.drain(others) for client in clients])
+        drained.addTimeout(self.settings.drain_timeout, self.clock, lambda _, __: log.warn("not all in flight is done"))
+        await drained
+        for start in range(0, len(clients), AWAY_AT_ONCE):
+            if start:
+                await deferLater(self.clock, AWAY_INTERVAL)
+            closing = [client.shut_down(GRACE if others else 0.0) for client in clients[start : start + AWAY_AT_ONCE]]
+            await DeferredList([d for d in closing if d is not None])
 
     def not_ready(self) -> list[str]:
         """Why this node wants no new clients, nothing if it does."""
@@ -161,4 +182,5 @@ class Broker:
             self.sessions.look_ahead,
             self.settings.max_queued,
             client.store_lost,
+            client.taken_over,
         )

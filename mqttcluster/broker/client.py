@@ -2,8 +2,9 @@
 
 Packets are dealt with in the order received. A PUBLISH or PUBREL that waits for the store is a *step* (`broker.steps`).
 SUBSCRIBE and UNSUBSCRIBE wait until the steps before them are through, and hold up what is behind them. While the
-client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps, output that it does not take) nothing is taken from
-the decoder and reading is paused, so that TCP slows the sender down [G9].
+client is *blocked* (CONNECT or SUBSCRIBE under way, too many steps, output that it does not take, its share of a
+reactor turn used up) nothing is taken from the decoder and reading is paused, so that TCP slows the sender down [G9].
+When the connection is lost while it is blocked, what has arrived is dealt with before the end: it may be a DISCONNECT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,6 +25,8 @@ from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
 from mqttcluster.core.session import Session
 from mqttcluster.mqtt.packets import (
+    V31,
+    V311,
     Connack,
     Connect,
     Disconnect,
@@ -49,6 +52,13 @@ log = Logger(namespace="mqttcluster.client")
 #: Answers of the authorizer that are remembered for one client.
 CACHED_TOPICS = 1000
 LONGEST_CACHED = 256
+#: How long one client's packets are dealt with before everybody else has a turn, in seconds.
+SHARE_OF_A_TURN = 0.02
+#: What is dealt with while the store is away, and what while this node is leaving.
+FREE = (Pingreq, Disconnect)
+FINISHING = (*FREE, Puback, Pubrec, Pubrel, Pubcomp)
+#: Protocol levels that are answered; the codec knows more.
+SPOKEN = (V31, V311)
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
@@ -57,12 +67,16 @@ class Client:
 
     __slots__ = (
         "_allowed_topics",
+        "_awaits_deliveries",
         "_broker",
         "_busy",
+        "_draining",
         "_graceful",
         "_held",
+        "_lost",
         "_processing",
         "_reading",
+        "_resting",
         "_steps",
         "_timer",
         "_transport",
@@ -89,12 +103,18 @@ class Client:
         self.ended = False
         #: The client has said DISCONNECT.
         self._graceful = False
+        #: Why the network connection is gone, None while it is there.
+        self._lost: str | None = None
         self._reading = True
+        #: Its share of this reactor turn is used up.
+        self._resting = False
         self._processing = False
         #: CONNECT, SUBSCRIBE or UNSUBSCRIBE is under way.
         self._busy = False
         #: A packet that waits for the store to come back.
         self._held: Packet | None = None
+        self._draining: Deferred[None] | None = None
+        self._awaits_deliveries = False
         self._steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._process)
         self._allowed_topics: dict[str, bool] = {}
         self._timer: Any = broker.clock.callLater(settings.connect_timeout, self._connect_timeout)
@@ -126,9 +146,12 @@ class Client:
 
     def connection_lost(self, why: str) -> None:
         """The network connection is gone."""
-        self._end(why, close=False)
-        self._cancel_timer()
-        self._broker.clients.discard(self)
+        self._lost = why
+        self.sender.abandon()
+        if self.ended:
+            self._forget()
+        elif not (self._blocked and self.connection.decoder.buffered and self._broker.cluster.may_act()):
+            self._end(why)
 
     def pause_writing(self) -> None:
         """The network takes no more for the moment."""
@@ -154,21 +177,44 @@ class Client:
         """Fires when nothing that this client has sent waits for anything."""
         return self._steps.idle()
 
+    def drain(self, deliveries: bool) -> Deferred[None]:
+        """This node is leaving: take no new work. Fires when what the client has sent is answered and, if `deliveries`,
+        what was sent to it is acknowledged."""
+        if self.ended:
+            return succeed(None)
+        self._draining = Deferred()
+        self._awaits_deliveries = deliveries
+        draining = self._draining
+        self._process()
+        return draining
+
+    def _check_drained(self) -> None:
+        draining, outlet = self._draining, self.outlet
+        if draining is None or (not self.ended and (self._busy or len(self._steps))):
+            return
+        if not self.ended and outlet is not None and self._awaits_deliveries and outlet.session.inflight:
+            return
+        self._draining = None
+        draining.callback(None)
+
     # -- packets, in order
 
     @property
     def _blocked(self) -> bool:
-        return self._busy or self.sender.full or len(self._steps) >= self._broker.settings.max_receiving
+        steps = len(self._steps)
+        return self._busy or self._resting or self.sender.full or steps >= self._broker.settings.max_receiving
 
     def _process(self) -> None:
         if self._processing or self.ended:
             return
         self._processing = True
         try:
-            if self._broker.cluster.may_act() or self.connection.state is State.FRESH:
+            if self._draining is not None:
+                self._handle_packets_alone(FINISHING)
+            elif self._broker.cluster.may_act() or self.connection.state is State.FRESH:
                 self._handle_packets()
             elif self._broker.cluster.away():
-                self._handle_packets_alone()
+                self._handle_packets_alone(FREE)
             if self.outlet is not None:
                 self.outlet.store_acknowledgements()
         except MQTTError as error:
@@ -178,6 +224,9 @@ class Client:
             self._end("internal error")
         finally:
             self._processing = False
+        self._check_drained()
+        if self._lost is not None and not self._blocked:
+            self._end(self._lost)
         self._regulate_reading()
 
     def _handle_packets(self) -> None:
@@ -192,16 +241,24 @@ class Client:
                 break
             metrics.messages_received += 1
             HANDLERS[type(following)](self, following)
+            if broker.clock.seconds() - now >= SHARE_OF_A_TURN:
+                self._resting = True
+                broker.clock.callLater(0, self._rested)
 
-    def _handle_packets_alone(self) -> None:
-        """The store is away: QoS 0 goes to this node's own clients, the first packet that needs more waits [G8]."""
+    def _rested(self) -> None:
+        self._resting = False
+        self._process()
+
+    def _handle_packets_alone(self, allowed: tuple[type, ...]) -> None:
+        """The store is away, or this node is leaving: QoS 0 goes to this node's own clients, the first packet that is
+        not `allowed` waits [G8]."""
         broker, now = self._broker, self._broker.clock.seconds()
         while not self.ended and not self._blocked and self._held is None:
             packet = self.connection.next_packet(now)
             if packet is None:
                 break
             broker.metrics.messages_received += 1
-            if isinstance(packet, Pingreq | Disconnect):
+            if isinstance(packet, allowed):
                 HANDLERS[type(packet)](self, packet)
             elif isinstance(packet, Publish) and not packet.qos and not packet.retain:
                 if self._allowed(packet.topic):
@@ -214,7 +271,7 @@ class Client:
         blocked = self._blocked
         if not blocked and self.connection.state is State.CONNECTED and not self._broker.cluster.may_act():
             blocked = self._held is not None or not self._broker.cluster.away()
-        if blocked == self._reading and not self.ended:
+        if blocked == self._reading and not self.ended and self._lost is None:
             self._reading = not blocked
             if blocked:
                 self._transport.pause_reading()
@@ -224,6 +281,8 @@ class Client:
 
     def _connect(self, packet: Connect) -> None:
         self._busy = True
+        if packet.version not in SPOKEN:
+            raise MQTTError(Reason.UNSUPPORTED_PROTOCOL_VERSION, f"MQTT with protocol level {packet.version}")
         broker = self._broker
         opening = Deferred.fromCoroutine(broker.sessions.open(self, packet, broker.clock.seconds()))
         opening.addCallback(self._opened, packet).addErrback(self._crashed)
@@ -310,6 +369,8 @@ class Client:
         return allowed
 
     def _stored(self, _: None, step: Step) -> None:
+        if step.plan is not None and step.plan.stale:
+            self.taken_over()
         self._steps.stored(step)
 
     def _not_stored(self, failure: Failure, step: Step) -> None:
@@ -351,6 +412,7 @@ class Client:
         def released(current: bool) -> None:
             if not current:
                 step.acknowledgement = b""
+                self.taken_over()
             self._steps.stored(step)
 
         releasing = self._broker.store.release(session.client_id, session.epoch, [identifier])
@@ -390,16 +452,18 @@ class Client:
         if self.outlet is None and (self._busy or error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION):
             self._broker.metrics.connections_refused += 1
             if error.reason in CONNACK_V3:  # any other refusal closes without CONNACK [MQTT-3.2.2-6]
-                self.sender.send_packet(Connack(False, error.reason), self.version or 4)
+                version = self.version if self.version in SPOKEN else V311  # [MQTT-3.1.2-2]
+                self.sender.send_packet(Connack(False, error.reason), version)
         self._end(error.text)
 
     def taken_over(self) -> None:
         """Another connection has come for this client id [MQTT-3.1.4-2]. The store learns what was sent, for DUP."""
         self._end("session taken over")
 
-    def shut_down(self) -> Deferred[Any] | None:
-        """The broker is stopping. Fires when the store knows that this connection has ended; None: it knows already."""
-        return self._end("server shutting down")
+    def shut_down(self, grace: float = 0.0) -> Deferred[Any] | None:
+        """The broker is stopping; the client has `grace` seconds to come back elsewhere before its will is published.
+        Fires when the store knows that this connection has ended; None: it knows already."""
+        return self._end("server shutting down", grace)
 
     def refused(self, operation: str, topic: str) -> None:
         """Count and log something this client may not do."""
@@ -412,7 +476,7 @@ class Client:
             peer=self.peer,
         )
 
-    def _end(self, why: str, close: bool = True) -> Deferred[Any] | None:
+    def _end(self, why: str, grace: float = 0.0) -> Deferred[Any] | None:
         if self.ended:
             return None
         self.ended = True
@@ -426,15 +490,21 @@ class Client:
         if self.outlet is not None:
             self.outlet.close()
             broker.sessions.detach(self)
-            closing = broker.sessions.close(self, not self._graceful, broker.clock.seconds())
+            closing = broker.sessions.close(self, not self._graceful, broker.clock.seconds(), grace)
             closing.addCallback(lambda _: broker.housekeeping.look())
+        self._check_drained()
         self._cancel_timer()
-        if close:
-            self.sender.close()
+        if self._lost is None:
             self._timer = broker.clock.callLater(broker.settings.connect_timeout, self._linger_timeout)
+            self.sender.close()
         else:
-            self.sender.abandon()
+            self._forget()
         return closing
+
+    def _forget(self) -> None:
+        """There is neither a session to serve nor a connection to close."""
+        self._cancel_timer()
+        self._broker.clients.discard(self)
 
     # -- time
 

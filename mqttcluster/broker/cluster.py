@@ -61,6 +61,8 @@ def linked(subscriber: Subscriber, subscription: Subscription) -> bool:
 class Cluster(Alone):
     """The broker's side of the backplane, and the `BackplaneEvents` that it tells."""
 
+    others = True
+
     def __init__(self, broker: Broker, backplane: IBackplane, store: ISharedStore) -> None:
         super().__init__(broker.retained)
         self._broker = broker

@@ -6,7 +6,7 @@ due until the publish that carries it is stored, so a crash in between repeats i
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -57,7 +57,11 @@ class Housekeeping:
         """One last look, to its end."""
         self._loop.stop()
         self.look()
-        return self._looking or succeed(None)
+        return Deferred.fromCoroutine(self._finish())
+
+    async def _finish(self) -> None:
+        while self._looking is not None:  # what is due now may be for the look behind the one under way
+            await self._looking
 
     def look(self) -> None:
         """Deal with what is due now. A look that is under way looks again."""

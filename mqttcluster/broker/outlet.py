@@ -30,7 +30,8 @@ FEED_COPIES = 16
 
 
 class Outlet:
-    """The deliveries of one connected client. `store_lost` is told when the store fails."""
+    """The deliveries of one connected client. `store_lost` is told when the store fails, `overtaken` when it says that
+    the session has another owner."""
 
     __slots__ = (
         "_completed",
@@ -39,6 +40,7 @@ class Outlet:
         "_look_ahead",
         "_max_queued",
         "_metrics",
+        "_overtaken",
         "_received",
         "_recording",
         "_retained",
@@ -66,7 +68,9 @@ class Outlet:
         look_ahead: int,
         max_queued: int,
         store_lost: Callable[[Failure], None],
+        overtaken: Callable[[], None],
     ) -> None:
+        self._overtaken = overtaken
         self.session = session
         self.subscriber = subscriber
         self._sender = sender
@@ -213,7 +217,9 @@ class Outlet:
 
         def stored(current: bool) -> None:
             self._recording.difference_update(packet_id(sequence) for sequence in received)
-            if current and not self.closed:
+            if not current:
+                self._overtaken()
+            elif not self.closed:
                 for sequence in received:  # in the order of the PUBRECs [MQTT-4.6.0-4]
                     self._sender.send_packet(Pubrel(packet_id(sequence)), self._version)
 

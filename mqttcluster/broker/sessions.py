@@ -40,6 +40,8 @@ class _End(NamedTuple):
     publish_will: bool
     sent: int
     now: float
+    expiry: int | None = None
+    grace: float = 0.0
 
 
 class Sessions:
@@ -248,11 +250,11 @@ class Sessions:
             if not subscriber.durable:
                 self.forget(subscriber)
 
-    def close(self, client: Client, publish_will: bool, now: float) -> Deferred[object]:
+    def close(self, client: Client, publish_will: bool, now: float, grace: float = 0.0) -> Deferred[object]:
         """Tell the store that the connection has ended. Fires when it knows, or has failed; never fails."""
         assert client.outlet is not None
         session = client.outlet.session
-        return self._tell(_End(session.client_id, session.epoch, publish_will, session.sent, now))
+        return self._tell(_End(session.client_id, session.epoch, publish_will, session.sent, now, None, grace))
 
     def _tell(self, end: _End) -> Deferred[object]:
         def failed(failure: Failure) -> None:

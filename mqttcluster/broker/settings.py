@@ -28,6 +28,8 @@ class Settings:
     send_buffer: int = 1024 * 1024
     #: How long a session with CleanSession=0 is kept after its connection ended; `NEVER` keeps it for ever.
     session_expiry: int = NEVER
+    #: How long a node that is told to stop finishes what is in flight.
+    drain_timeout: float = 20.0
     max_subscriptions: int = 10_000
     max_topic_levels: int = 200
     client_id_max_length: int = 1024

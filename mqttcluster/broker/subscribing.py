@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from mqttcluster.broker.outlet import Outlet
 
 
-#: How long the search for retained messages goes on in one reactor turn, counted in messages found; a filter that may
-#: search all topics in vain counts as many.
+#: How long the search for retained messages goes on in one reactor turn, counted in messages found; a while in vain,
+#: and each filter, count as many.
 EFFORT_PER_TURN = 2000
-FILTER_EFFORT = 100
+VAIN_EFFORT = 100
 
 
 class Subscribing:
@@ -117,8 +117,8 @@ class Subscribing:
         changes meanwhile is delivered live, for the subscriptions are in force."""
         effort = 0
         for topic_filter, subscription in granted:
-            effort += FILTER_EFFORT
-            for message in chain(self._retained.match(topic_filter), [None]):
+            for message in chain(self._retained.search(topic_filter), [None]):
+                effort += VAIN_EFFORT if message is None else 1
                 if effort >= EFFORT_PER_TURN:
                     effort = 0
                     await deferLater(self._clock, 0)
@@ -126,7 +126,6 @@ class Subscribing:
                     return
                 if message is not None:
                     outlet.feed(message.topic, subscription.qos)
-                    effort += 1
 
     def _decide(self, client: Client, topic_filter: str, new: set[str]) -> Reason:
         """`new` collects the filters of one packet that the session does not have yet."""
@@ -159,12 +158,15 @@ class Subscribing:
             raise MQTTError(Reason.UNSPECIFIED_ERROR, f"the store failed: {error}") from error
 
     async def _store_changes(self, client: Client, add: dict[str, Subscription], remove: list[str]) -> bool:
-        """False: the session has moved on, this connection is not its owner any more."""
+        """False: the session has moved on, this connection is not its owner any more and is closed."""
         assert client.outlet is not None
         session = client.outlet.session
         if not session.durable:
             return True
         try:
-            return await self._store.subscribe(session.client_id, session.epoch, add, remove)
+            current = await self._store.subscribe(session.client_id, session.epoch, add, remove)
         except StoreError as error:
             raise MQTTError(Reason.UNSPECIFIED_ERROR, f"the store failed: {error}") from error
+        if not current:
+            client.taken_over()
+        return current

@@ -41,3 +41,7 @@ class Retained:
     def match(self, topic_filter: str) -> Iterator[Message]:
         """The retained messages of all topics that a filter matches."""
         return (message for _, message in self._tree.match(topic_filter))
+
+    def search(self, topic_filter: str) -> Iterator[Message | None]:
+        """The same, with None now and then while there is nothing to be found."""
+        return (found and found[1] for found in self._tree.search(topic_filter))

@@ -22,6 +22,8 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _SHARE = "$share/"
+#: Levels that `NameTree.search` looks at between two pauses.
+PAUSE = 250
 
 
 def _flaw(topic: str) -> str:
@@ -271,10 +273,23 @@ class NameTree(Generic[V]):
 
         The tree may change between two steps: what was removed no longer comes, what was added may come.
         """
+        return (found for found in self.search(filter) if found is not None)
+
+    def search(self, filter: str) -> Iterator[tuple[str, V] | None]:
+        """As `match`, with None now and then, however little there is to be found: a filter may look at all names in
+        vain, and who asks may have something else to do meanwhile."""
         levels = filter.split("/")
-        stack: list[tuple[_NameNode, int]] = [(self._root, 0)]
+        stack: list[tuple[Iterator[_NameNode], int]] = [(iter((self._root,)), 0)]
+        looked = 0
         while stack:
-            node, depth = stack.pop()
+            nodes, depth = stack[-1]
+            node = next(nodes, None)
+            if node is None:
+                stack.pop()
+                continue
+            looked += 1
+            if looked % PAUSE == 0:
+                yield None
             level = levels[depth] if depth < len(levels) else ""
             if depth == len(levels) or level == "#":
                 # The root is no topic, and "#" as a filter stands for at least one level: its `name` is None.
@@ -284,8 +299,11 @@ class NameTree(Generic[V]):
                     continue
             if level in ("#", "+"):
                 below = depth if level == "#" else depth + 1
-                for text, child in node.children.items():
-                    if node is not self._root or text[:1] != "$":  # [MQTT-4.7.2-1]
-                        stack.append((child, below))
+                # A copy, for the tree may change meanwhile; walked step by step, for there may be very many.
+                if node is self._root:
+                    texts = list(node.children.items())
+                    stack.append(((child for text, child in texts if text[:1] != "$"), below))  # [MQTT-4.7.2-1]
+                else:
+                    stack.append((iter(list(node.children.values())), below))
             elif level in node.children:
-                stack.append((node.children[level], depth + 1))
+                stack.append((iter((node.children[level],)), depth + 1))

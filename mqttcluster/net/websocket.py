@@ -33,6 +33,7 @@ the reason is the real one, or ``BrokenRule`` where that was the cause.
 from __future__ import annotations
 
 import enum
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
@@ -48,6 +49,7 @@ from zope.interface import directlyProvides, providedBy
 from mqttcluster.net.frames import Ended, Frames
 from mqttcluster.net.handshake import Accepted, Handshake, Refused, Rules, refuse
 from mqttcluster.net.interfaces import Clock, Producer, StreamFactory, Transport
+from mqttcluster.net.stream import describe
 
 _log = Logger()
 
@@ -77,7 +79,8 @@ class WebSocketFactory(Factory["WebSocketProtocol"]):
     ``https://example.org``, compared without regard to case; empty means any. `deflate` accepts permessage-deflate.
     `max_message` bounds one compressed message, in inflated bytes (a message that is not compressed needs no bound: it
     is never put together). `handshake_timeout` and `close_timeout` are seconds. `clock` is the reactor, or a
-    `twisted.internet.task.Clock`. Raises ValueError for a path or origin that could never match.
+    `twisted.internet.task.Clock`. `room` tells how many more connections this node takes: so many may be without a
+    complete request at a time. Raises ValueError for a path or origin that could never match.
     """
 
     noisy = False
@@ -92,13 +95,17 @@ class WebSocketFactory(Factory["WebSocketProtocol"]):
         max_message: int = 1024 * 1024,
         handshake_timeout: float = 10.0,
         close_timeout: float = 5.0,
+        room: Callable[[], int] = lambda: sys.maxsize,
         clock: Clock,
     ) -> None:
         self.wrapped = wrapped
         self.rules = Rules(path, origins, deflate, max_message)
         self.handshake_timeout = handshake_timeout
         self.close_timeout = close_timeout
+        self.room = room
         self.clock = clock
+        #: Connections whose request is not complete.
+        self.waiting = 0
 
     def doStart(self) -> None:
         self.wrapped.doStart()
@@ -140,6 +147,7 @@ class WebSocketProtocol(StreamProtocol):
         self._addr = addr
         self._state = _State.HANDSHAKE
         self._handshake: Handshake | None = Handshake(factory.rules)
+        self._waiting = False
         self._timer: IDelayedCall | None = None
         self._wrapped: Any = None
         self._pending: deque[bytes] = deque()
@@ -160,6 +168,13 @@ class WebSocketProtocol(StreamProtocol):
 
     def connectionMade(self) -> None:
         self._real = cast(Transport, self.transport)
+        if self._owner.waiting >= self._owner.room():
+            _log.info("refused a connection from {peer}: too many connections", peer=describe(self._real.getPeer()))
+            self._handshake = None
+            self.abortConnection()
+            return
+        self._waiting = True
+        self._owner.waiting += 1
         self._real.registerProducer(_Outgoing(self), True)
         self._start_timer(self._owner.handshake_timeout, self._handshake_late)
 
@@ -178,7 +193,7 @@ class WebSocketProtocol(StreamProtocol):
         self._state = _State.LOST
         self.connected = 0
         self.disconnecting = True
-        self._handshake = None
+        self._end_handshake()
         self._pending.clear()
         self._stop_timer()
         _cancel(self._delivery)
@@ -194,7 +209,7 @@ class WebSocketProtocol(StreamProtocol):
         if wrapped is None:
             self._refuse(refuse(HTTPStatus.SERVICE_UNAVAILABLE, "No more connections are accepted at the moment."))
             return
-        self._handshake = None
+        self._end_handshake()
         self._stop_timer()
         self._frames = Frames(accepted.deflate)
         self._state = _State.OPEN
@@ -212,9 +227,15 @@ class WebSocketProtocol(StreamProtocol):
             status=refused.status,
             reason=refused.reason,
         )
-        self._handshake = None
+        self._end_handshake()
         self._real.write(refused.response)
         self._end()
+
+    def _end_handshake(self) -> None:
+        self._handshake = None
+        if self._waiting:
+            self._waiting = False
+            self._owner.waiting -= 1
 
     def _handshake_late(self) -> None:
         self._refuse(refuse(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive."))

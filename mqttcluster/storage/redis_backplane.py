@@ -3,8 +3,8 @@
 Three threads do the reading and writing (`redis_writer`, `redis_readers`); everything is decided here, in the reactor's
 thread::
 
-    first connection ─► JOIN: a sign of life, remember the last route ─► listen to the channels ─► load the store's state,
-    and what the other nodes want ─► follow the routes from there on ─► signs of life, until Redis answers: live
+    first connection ─► JOIN: a sign of life, remember the last route ─► listen to the channels ─► load the store's
+    state, and what the other nodes want ─► follow the routes from there on ─► signs of life, until Redis says: live
     live ─► lease run out ─► fenced, until a sign of life is answered with live again
     routes trimmed before they were read, another Redis process ─► JOIN again, connections stay
     Redis emptied ─► found the cluster anew ─► JOIN again, and wait for a lease: somebody may still act on what was
@@ -16,7 +16,6 @@ Whatever happens on the way counts for one *term*; answers and routes of an olde
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -31,7 +30,8 @@ from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.redis_burials import Burials
 from mqttcluster.storage.redis_cluster import connections
 from mqttcluster.storage.redis_lanes import BOUND, Casts, Links
-from mqttcluster.storage.redis_members import Heartbeat, NodeKeys, Member, Timing, heartbeat
+from mqttcluster.storage.redis_lease import Lease, boottime
+from mqttcluster.storage.redis_members import Heartbeat, Member, NodeKeys, Timing, heartbeat
 from mqttcluster.storage.redis_readers import Batch, ChannelReader, Parcel, StreamReader
 from mqttcluster.storage.redis_routes import Announcements
 from mqttcluster.storage.redis_writer import Call, Meeting, Writer
@@ -55,11 +55,6 @@ log = Logger(namespace="mqttcluster.redis")
 TIMEOUT = 5.0
 #: How often `stop` looks whether everything has been handed over, in seconds.
 STOP_INTERVAL = 0.02
-
-
-def boottime() -> float:
-    """Seconds of a clock that goes on while this machine sleeps, or this process is stopped."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(slots=True)
@@ -119,11 +114,10 @@ class RedisBackplane(IBackplane):
         self._first = True
         self._evicting = False
         self._members: dict[str, Member] = {}
-        #: Nodes of which routes were told.
+        #: Nodes that were ever seen and are not known to be gone; and those of which routes were told.
+        self._known: set[str] = set()
         self._told: set[str] = set()
-        self._fenced = True
-        self._live = False
-        self._live_since = self._deadline = 0.0
+        self._lease = Lease(boottime, self._fenced)
         self._beating = False
         self.counts = Counts()
         self._be_somebody()
@@ -165,7 +159,7 @@ class RedisBackplane(IBackplane):
         return stopped
 
     def valid(self) -> bool:
-        return self._live and self._boottime() < self._deadline
+        return self._lease.valid()
 
     def announce(self, changes: Sequence[RouteChange]) -> Deferred[None]:
         done = self._announcements.add(changes)
@@ -233,13 +227,13 @@ class RedisBackplane(IBackplane):
         self._ended += [self._streams.start(), self._channels.start()]
 
     def _join_again(self, wait: float = 0.0) -> None:
-        """This Redis may have forgotten what was said last, so say it again. `wait` is how long somebody may act on what
-        nobody knows any more."""
+        """This Redis may have forgotten what was said last, so say it again. `wait` is how long somebody may act on
+        what nobody knows any more."""
         self._announcements.close()
         self._join(wait, True)
 
     def _join(self, wait: float = 0.0, repeat: bool = False) -> None:
-        self._lapse()
+        self._lease.lapse()
         self._term += 1
         self._loaded, self._applied = False, 0
         self._load_waits = None
@@ -248,22 +242,23 @@ class RedisBackplane(IBackplane):
 
         def answered(answers: Sequence[Any], sent: float) -> None:
             if term == self._term:
-                beat = heartbeat(answers[1])
+                beat = heartbeat(answers[2])
                 if isinstance(beat, str):
                     self._lost(beat)
-                else:
-                    self._entered(beat, wait, repeat)
+                    return
+                if repeat:
+                    self._announcements.repeat_interest(name.decode() for name in answers[1])
+                self._entered(beat, wait)
 
         beat = self._keys.beat(self._run, node, self._timing, True, False, 0)
-        self._writer.submit(Call([("SET", self._keys.alive(node), self._run), beat], answered))
+        commands = [("SET", self._keys.alive(node), self._run), ("HKEYS", self._keys.want(node)), beat]
+        self._writer.submit(Call(commands, answered))
 
-    def _entered(self, beat: Heartbeat, wait: float, repeat: bool) -> None:
+    def _entered(self, beat: Heartbeat, wait: float) -> None:
         """The others know this node, and the position in the routes is fixed."""
         self._joined = True
         self._meet(beat.members)
         self._announcements.open(self._node, self._run)
-        if repeat:
-            self._announcements.repeat_interest()
         self._burials.open(self._node, self._run)
         if self._first:
             self._first = False
@@ -281,9 +276,9 @@ class RedisBackplane(IBackplane):
         if not self._subscribed:
             self._load_waits = lambda: self._load(term, position)
             return
-        told, self._told = self._told, set()
-        for node in told:
+        for node in self._told | (self._known - set(self._members)):
             self._tell("gone", node)
+        self._told, self._known = set(), set(self._members)
         self.counts.loads += 1
         assert self._events is not None
         loaded = maybeDeferred(self._events.load)
@@ -320,16 +315,15 @@ class RedisBackplane(IBackplane):
 
     def _tick(self) -> None:
         """Give a sign of life, and see whether the last one still counts."""
-        if self._live and not self.valid():
-            self._lapse()
+        self._lease.look()
         self._beat()
         self._tick_in(self._timing.beat)
 
     def _tick_in(self, seconds: float) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        if self._live:
-            seconds = min(seconds, max(0.0, self._deadline - self._boottime()))
+        if self._lease.held:
+            seconds = min(seconds, self._lease.remaining())
         self._timer = self._clock.callLater(seconds, self._tick)
 
     def _beat(self) -> None:
@@ -356,51 +350,36 @@ class RedisBackplane(IBackplane):
         self._meet(beat.members)
         self._head = beat.head
         if not beat.live:
-            self._lapse()
+            self._lease.lapse()
             self._beat_if_caught_up()
         elif not beat.behind:
-            self._renew(sent + self._timing.lease)
-        if self._live:
+            self._lease.renew(sent + self._timing.lease)
+        if self._lease.held:
+            if self._started is not None and not self._started.called:
+                self._started.callback(None)
             self._links.settle(doubtful, beat.members)
-            if self._boottime() - self._live_since >= self._timing.dead_after:
+            if self._lease.steady() >= self._timing.dead_after:
                 self._burials.look(beat)
         self._announcements.check(beat.now, beat.members)
         awaited = [beat.members[node].until for node in self._announcements.awaited() if node in beat.members]
         if awaited:
             self._tick_in(min(self._timing.beat, max(0, min(awaited) - beat.now) / 1000 + 0.005))
 
-    def _renew(self, deadline: float) -> None:
-        now = self._boottime()
-        if self._live and now >= self._deadline:
-            self._lapse()
-        if now >= deadline:
-            return
-        self._deadline = deadline
-        if not self._live:
-            self._live, self._live_since = True, now
-        if self._fenced:
-            self._fenced = False
-            self._tell("fenced", False)
-        if self._started is not None and not self._started.called:
-            self._started.callback(None)
-
-    def _lapse(self) -> None:
-        self._live = False
-        if not self._fenced:
-            self._fenced = True
-            self.counts.lapses += 1
-            self._tell("fenced", True)
+    def _fenced(self, fenced: bool) -> None:
+        if not self._stopping:
+            self.counts.lapses += fenced
+            self._tell("fenced", fenced)
 
     def _beat_if_caught_up(self) -> None:
         """A node that has lapsed, or joins, is live as soon as it has applied what there is."""
-        if not self._live and self._loaded and self._applied >= self._head:
+        if not self._lease.held and self._loaded and self._applied >= self._head:
             self._beat()
 
     # -- lost
 
     def _lost(self, reason: str) -> None:
         """Redis does not know this cluster (LOST), or this node (DEAD), any more."""
-        self._lapse()
+        self._lease.lapse()
         self._announcements.close()
         if reason == "DEAD":
             self._evict()
@@ -421,6 +400,7 @@ class RedisBackplane(IBackplane):
         self._channels.stop()
         self._members.clear()
         self._told.clear()
+        self._known.clear()
         self._writer.submit(Call([("DEL", *self._own_keys())]))
         assert self._events is not None
         closed = maybeDeferred(self._events.evicted)
@@ -451,7 +431,7 @@ class RedisBackplane(IBackplane):
 
     def _leave(self, stopped: Deferred[None]) -> None:
         """Bury oneself. The grave has a claimer who is not there, so one of the others looks what was left behind."""
-        self._live = False
+        self._lease.lapse()
         self._term += 1
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
@@ -475,7 +455,9 @@ class RedisBackplane(IBackplane):
         for delta in batch.deltas:
             self._applied = delta.number
             origins.add(delta.origin)
-            if delta.gone and delta.gone != self._node:
+            if delta.gone == self._node:
+                self._beat()
+            elif delta.gone:
                 self._gone(delta.gone)
             for change in delta.changes:
                 if isinstance(change, (NodeInterest, SessionChange)):
@@ -528,10 +510,12 @@ class RedisBackplane(IBackplane):
 
     def _meet(self, members: dict[str, Member]) -> None:
         self._members = {node: member for node, member in members.items() if node != self._node}
+        self._known |= self._members.keys()
 
     def _gone(self, node: str) -> None:
         self._members.pop(node, None)
         self._told.discard(node)
+        self._known.discard(node)
         self._links.gone(node)
         self._announcements.buried(node)
         self._tell("gone", node)

@@ -40,11 +40,11 @@ T = TypeVar("T")
 class Call(Generic[T]):
     """A call on its way. `result` is its answer once `settle` was called.
 
-    `needs` and `changes` name the client ids whose state `first` asks for, or `main` changes in a way that `first` of a
-    later call would have to see. `size` is about how many bytes it sends."""
+    `needs` names what `first` asks for, and `changes` what is changed so that `first` of a later call would have to see
+    it: client ids, and (client id, packet id) of inbound exchanges. `size` is about how many bytes it sends."""
 
-    needs: str | None = None
-    changes: str | None = None
+    needs: tuple[object, ...] = ()
+    changes: tuple[object, ...] = ()
     size = 100
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Call(Generic[T]):
 class Simple(Call[T]):
     """A call of one operation: `add` adds it to a plan, `decode` makes the answer."""
 
-    def __init__(self, add: Callable[[Plan], Slot], decode: Callable[[Slot], T], changes: str | None = None) -> None:
+    def __init__(self, add: Callable[[Plan], Slot], decode: Callable[[Slot], T], *changes: object) -> None:
         super().__init__()
         self._add = add
         self._decode = decode
@@ -113,9 +113,11 @@ class Publish(Call[Published]):
         self._answer: Published | None = None
         self._exchange: tuple[str, int, int] | None = None
         if publication.exchange is not None:
-            self.needs = publication.exchange[0]
-        elif publication.will is not None:
-            self.needs = self.changes = publication.will[0]
+            client_id, _, packet_id = publication.exchange
+            self.needs = client_id, (client_id, packet_id)
+        if publication.will is not None:
+            self.needs += publication.will[:1]
+            self.changes = publication.will[:1]
 
     def first(self, plan: Plan) -> None:
         if self._publication.exchange is not None:
@@ -207,8 +209,10 @@ def _opened(slot: Slot) -> Opened:
     return opened
 
 
-def closing(client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None) -> Call[Closed]:
-    arguments = (epoch, int(publish_will), sent, repr(now), "" if expiry is None else expiry)
+def closing(
+    client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None, grace: float
+) -> Call[Closed]:
+    arguments = (epoch, int(publish_will), sent, repr(now), "" if expiry is None else expiry, repr(grace))
     return Simple(
         lambda plan: plan.of(client_id).add_for("c", client_id, client_id, *arguments),
         lambda slot: Closed[slot.answer.decode()],
@@ -235,7 +239,9 @@ def acknowledging(
 
 def releasing(client_id: str, epoch: int, packet_ids: tuple[int, ...]) -> Call[bool]:
     return Simple(
-        lambda plan: plan.of(client_id).add_for("r", client_id, epoch, len(packet_ids), *packet_ids), _done, client_id
+        lambda plan: plan.of(client_id).add_for("r", client_id, epoch, len(packet_ids), *packet_ids),
+        _done,
+        *((client_id, packet_id) for packet_id in packet_ids),
     )
 
 

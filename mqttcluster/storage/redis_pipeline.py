@@ -70,6 +70,10 @@ class Buried(StoreError):
     """The other nodes hold this one for dead."""
 
 
+def refused(text: str) -> StoreError:
+    return StoreError(f"Redis has refused a command ({text}); if its data was changed by hand, restore a backup")
+
+
 class _Direct:
     """`Commands` on a connection, one at a time."""
 
@@ -130,6 +134,7 @@ class Pipeline:
     def close(self) -> None:
         self._disconnect()
         self._keys = None
+        self._answering = False
 
     def stop(self) -> None:
         """Wait for Redis no longer: what cannot be answered now fails. From any thread."""
@@ -176,7 +181,7 @@ class Pipeline:
             except ResponseError as problem:
                 if isinstance(problem, _NOT_NOW) or _NOT_NOW_CODES.search(str(problem)):
                     raise
-                request.error = StoreError(f"Redis has refused a command ({problem}); see its log")
+                request.error = refused(str(problem))
                 continue
             if request.script and reply[0] != b"OK":
                 status.add(reply[0])

@@ -12,7 +12,7 @@ from typing import Any
 
 from mqttcluster.storage.interfaces import QueueLimits, StoreError
 from mqttcluster.storage.redis_keys import Keys
-from mqttcluster.storage.redis_pipeline import Pipeline, Request
+from mqttcluster.storage.redis_pipeline import Pipeline, Request, refused
 
 
 class Slot:
@@ -84,7 +84,7 @@ class _Partition:
     def add(self, letter: str, *arguments: object) -> Slot:
         slot = Slot()
         self._slots.append(slot)
-        self._operations.append((letter, *arguments))
+        self._operations.append((letter, len(arguments), *arguments))
         return slot
 
     def add_for(self, letter: str, client_id: str, *arguments: object) -> Slot:
@@ -112,7 +112,8 @@ class _Partition:
         sessions = iter(self._sessions_of)
         for operation in self._operations:
             if isinstance(operation, _Acknowledgement):
-                arguments += ("a", next(sessions), operation.epoch)
+                length = 5 + sum(map(len, operation.lists))
+                arguments += ("a", length, next(sessions), operation.epoch)
                 for sequences in operation.lists:
                     arguments.append(len(sequences))
                     arguments += sequences
@@ -152,7 +153,11 @@ def fill(slots: Sequence[Slot], request: Request, answers: Sequence[Sequence[Any
             slot.fill(None, None, request.error)
         return
     for slot, answer, read in zip(slots, answers[0], answers[1], strict=True):
-        slot.fill(answer, read, None)
+        if answer == b"ERR":
+            text = read.decode(errors="replace") if isinstance(read, bytes) else "it was repeated"
+            slot.fill(None, None, refused(text))
+        else:
+            slot.fill(answer, read, None)
 
 
 class Plan:

@@ -137,6 +137,7 @@ class StreamReader(Reader):
         self._routes = routes
         self._link = link
         self._lock = Lock()
+        self._told = 0
         self._term = 0
         self._position: int | None = None
         self._link_id = b"0-0"
@@ -149,6 +150,7 @@ class StreamReader(Reader):
         """Read the routes after `position`, or None: do not read them. What was read under an older term comes no more,
         or with that term."""
         with self._lock:
+            self._told += 1
             self._term = term
             self._position = position
 
@@ -156,7 +158,7 @@ class StreamReader(Reader):
         while not self._stopping.is_set():
             self._trim(wire)
             with self._lock:
-                term, position = self._term, self._position
+                told, term, position = self._told, self._term, self._position
             keys, ids = [self._link], [self._link_id]
             if position is not None:
                 keys.append(self._routes)
@@ -164,9 +166,9 @@ class StreamReader(Reader):
             block = int(1000 * (TRIM_AFTER if self._untrimmed else PATIENCE))
             answer = wire.execute_command("XREAD", "COUNT", BATCH, "BLOCK", block, "STREAMS", *keys, *ids)
             if answer:
-                self._read(term, position, {key.decode(): entries for key, entries in answer})
+                self._read(told, term, position, {key.decode(): entries for key, entries in answer})
 
-    def _read(self, term: int, position: int | None, streams: dict[str, list[Any]]) -> None:
+    def _read(self, told: int, term: int, position: int | None, streams: dict[str, list[Any]]) -> None:
         batch = Batch(term)
         link_id = self._link_id
         numbers: dict[str, int] = {}
@@ -186,7 +188,7 @@ class StreamReader(Reader):
         self._numbers.update(numbers)
         self._untrimmed += len(streams.get(self._link, ()))
         with self._lock:
-            if self._term == term:
+            if self._told == told:
                 self._position = position
 
     def _read_link(self, batch: Batch, fields: dict[bytes, bytes], numbers: dict[str, int]) -> None:

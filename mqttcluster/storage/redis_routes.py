@@ -8,14 +8,14 @@ becomes live only after it has applied everything up to that number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from mqttcluster.storage.envelopes import encode, pack
-from mqttcluster.storage.redis_members import NodeKeys, Member, members
+from mqttcluster.storage.redis_members import Member, NodeKeys, members
 from mqttcluster.storage.redis_wire import Command
 from mqttcluster.storage.redis_writer import Call, run_script
 from mqttcluster.storage.shared import NodeInterest, RouteChange
@@ -27,7 +27,8 @@ BATCH = 1000
 @dataclass(slots=True)
 class _Announcement:
     changes: Sequence[RouteChange]
-    done: Deferred[None]
+    items: Sequence[bytes]
+    done: Deferred[None] = field(default_factory=Deferred)
 
 
 @dataclass(slots=True)
@@ -64,16 +65,19 @@ class Announcements:
         self.interest: dict[str, int] = {}
 
     def add(self, changes: Sequence[RouteChange]) -> Deferred[None]:
-        """Announce with the next `flush`. Fires when everybody who may act has applied the changes."""
+        """Announce with the next `flush`. Fires when everybody who may act has applied the changes.
+
+        Raises `ValueError` for a change that cannot be told."""
+        items = list(map(encode, changes))
         for change in changes:
             if isinstance(change, NodeInterest):
                 if change.bits:
                     self.interest[change.topic_filter] = change.bits
                 else:
                     self.interest.pop(change.topic_filter, None)
-        done: Deferred[None] = Deferred()
-        self._waiting.append(_Announcement(changes, done))
-        return done
+        announcement = _Announcement(changes, items)
+        self._waiting.append(announcement)
+        return announcement.done
 
     @property
     def is_open(self) -> bool:
@@ -93,26 +97,31 @@ class Announcements:
         self._waiting = written + self._under_way + self._waiting
         self._written, self._under_way = [], []
 
-    def repeat_interest(self) -> None:
-        """Announce this node's whole interest once more, before what waits: the Redis may have forgotten some."""
-        changes: list[RouteChange] = [NodeInterest(name, bits) for name, bits in self.interest.items()]
+    def repeat_interest(self, written: Iterable[str]) -> None:
+        """Announce this node's whole interest once more, before what waits: the Redis may have forgotten some. It has
+        these filters, perhaps against this node's will."""
+        bits = dict.fromkeys(written, 0) | self.interest
+        changes: list[RouteChange] = [NodeInterest(name, number) for name, number in bits.items()]
         pieces = [changes[at : at + BATCH] for at in range(0, len(changes), BATCH)]
-        self._waiting[:0] = [_Announcement(piece, Deferred()) for piece in pieces]
+        self._waiting[:0] = [_Announcement(piece, list(map(encode, piece))) for piece in pieces]
 
     def forget_interest(self) -> None:
         """The node has lost all its clients, and goes on under a new name."""
         self.interest.clear()
         for announcement in self._waiting:
             announcement.changes = [c for c in announcement.changes if not isinstance(c, NodeInterest)]
+            announcement.items = list(map(encode, announcement.changes))
 
     def flush(self) -> None:
         """Write what has collected, unless something is being written."""
         if not self._run or self._under_way or not self._waiting:
             return
         changes: list[RouteChange] = []
+        items: list[bytes] = []
         while self._waiting and (not changes or len(changes) + len(self._waiting[0].changes) <= BATCH):
             announcement = self._waiting.pop(0)
             changes.extend(announcement.changes)
+            items.extend(announcement.items)
             self._under_way.append(announcement)
         term = self._term
 
@@ -121,7 +130,7 @@ class Announcements:
                 self._answered(answers[-1])
 
         keys = (self._keys.config, self._keys.nodes, self._keys.routes)
-        parcel = pack(self._node, map(encode, changes))
+        parcel = pack(self._node, items)
         commands = [*self._wants(changes), run_script("announce", keys, self._run, self._node, parcel)]
         self._submit(Call(commands, answered))
 

@@ -124,9 +124,16 @@ class RedisStore:
         return self._ask(lambda: opening(client_id, clean, expiry, will, now, limit))
 
     def close(
-        self, client_id: str, epoch: int, publish_will: bool, sent: int, now: float, expiry: int | None = None
+        self,
+        client_id: str,
+        epoch: int,
+        publish_will: bool,
+        sent: int,
+        now: float,
+        expiry: int | None = None,
+        grace: float = 0.0,
     ) -> Deferred[Closed]:
-        return self._ask(lambda: closing(client_id, epoch, publish_will, sent, now, expiry))
+        return self._ask(lambda: closing(client_id, epoch, publish_will, sent, now, expiry, grace))
 
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
@@ -216,9 +223,6 @@ class _Backend:
             except StoreError as problem:
                 for call in group:
                     call.fail(problem)
-            else:
-                for call in group:
-                    call.settle()
 
     def rollback(self) -> None:
         self._calls = []
@@ -233,15 +237,17 @@ class _Backend:
         return rounds.recover()
 
     def _carry_out_group(self, group: Sequence[Call[object]]) -> None:
+        going = list(group)
         if isinstance(group[0], Alone):
             group[0].run(Rounds(self._keys, self._plan, self._carry_out))
-            return
-        for add in (_first, _main, _last):
-            plan = self._plan()
-            for call in group:
-                add(call, plan)
-            if plan:
-                self._carry_out(plan)
+        else:
+            for add in (_first, _main, _last):
+                plan = self._plan()
+                going = [call for call in going if _added(add, call, plan)]
+                if plan:
+                    self._carry_out(plan)
+        for call in going:
+            call.settle()
 
     def _keys(self) -> Keys:
         return self.pipeline.keys
@@ -265,19 +271,28 @@ def _last(call: Call[object], plan: Plan) -> None:
     call.last(plan)
 
 
+def _added(add: Callable[[Call[object], Plan], None], call: Call[object], plan: Plan) -> bool:
+    """Let the call add its part. False: what it was answered before has failed, and so has the call."""
+    try:
+        add(call, plan)
+    except StoreError as problem:
+        call.fail(problem)
+        return False
+    return True
+
+
 def _groups(calls: Sequence[Call[object]]) -> Iterable[list[Call[object]]]:
     """Calls that may share plans: what one of them asks first is not changed by an earlier one."""
     group: list[Call[object]] = []
-    changed: set[str] = set()
+    changed: set[object] = set()
     size = 0
     for call in calls:
         alone = isinstance(call, Alone) or bool(group and isinstance(group[-1], Alone))
-        if group and (alone or call.needs in changed or size + call.size > MOST_BYTES):
+        if group and (alone or not changed.isdisjoint(call.needs) or size + call.size > MOST_BYTES):
             yield group
             group, changed, size = [], set(), 0
         group.append(call)
         size += call.size
-        if call.changes is not None:
-            changed.add(call.changes)
+        changed.update(call.changes)
     if group:
         yield group

@@ -147,7 +147,8 @@ class BackplaneEvents(Protocol):
         """A change, made by `node`. Changes may repeat what `load` has read."""
 
     def gone(self, node: str) -> None:
-        """`node` is dead or has left: drop its routes; look whether it left queue entries without a doorbell."""
+        """`node` is dead or has left: drop its routes; look whether it left queue entries without a doorbell. Also told
+        of a node that is there, before `load` is asked for once more: its routes come anew."""
 
     def reap(self, node: str) -> Deferred[None]:
         """This node has claimed the clean-up after `node`: release its sessions. It is tried again if this fails."""
@@ -198,3 +199,6 @@ class IBackplane(Protocol):
 
     def link(self, node: str, envelope: Envelope) -> Deferred[bool]:
         """By link. Fires True when the link has accepted it; False: that node is gone."""
+
+    def congested(self) -> bool:
+        """Whether too much waits in the links: who feeds them pauses until this is over [G9]."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mqttcluster.core.message import Message
 from mqttcluster.mqtt.packets import Connect, Publish, Suback, Subscribe, Subscription, Will
 from mqttcluster.storage.interfaces import QueueLimits
 from mqttcluster.storage.memory import MemoryStore
@@ -548,3 +549,17 @@ def test_unsubscribing_stops_retained_messages_that_still_wait() -> None:
     topics = [packet.topic for packet in client.packets() if isinstance(packet, Publish)]
     assert sum(topic.startswith("b/") for topic in topics) == 100
     assert sum(topic.startswith("a/") for topic in topics) < 100
+
+
+def test_a_search_for_retained_messages_in_vain_takes_turns() -> None:
+    """A subscription that looks at very many topics and finds nothing does not stop the broker meanwhile."""
+    world = World()
+    for number in range(10_000):
+        world.broker.retained.apply(Message(f"a/{number}", b"x", retain=True))
+    searching, other = world.connect("s"), world.connect("o")
+    assert searching.client is not None
+    searching.client.data_received(subscribe(1, ("+/+/none", 0)))
+    assert not searching.reading
+    assert other.alive()
+    assert searching.reading
+    assert searching.alive()

@@ -131,7 +131,10 @@ def test_browser(shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, A
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0"]
-    chromium = Process(["chromium", *options, f"{address}?{urlencode({'url': url, 'name': 'browser'})}"], tmp_path)
+    chromium = Process(
+        ["env", f"TMPDIR={tmp_path}", "chromium", *options, f"{address}?{urlencode({'url': url, 'name': 'browser'})}"],
+        tmp_path,
+    )
     try:
         result = results.get(timeout=60)
     except queue.Empty:

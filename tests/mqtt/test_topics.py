@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mqttcluster.mqtt import topics
 from mqttcluster.mqtt.reasons import ProtocolViolation
-from mqttcluster.mqtt.topics import NameTree, TopicTree
+from mqttcluster.mqtt.topics import PAUSE, NameTree, TopicTree
 from tests.mqtt.strategies import filters, names
 
 COMBINING = "cafe\u0301"
@@ -341,3 +341,12 @@ def test_every_node_is_visited_once() -> None:
     for mask in range(1024):
         tree.add("/".join("+" if mask >> bit & 1 else "a" for bit in range(10)), mask, mask)
     assert sorted(tree.match("/".join("a" * 10))) == [(mask, mask) for mask in range(1024)]
+
+
+def test_a_search_in_vain_pauses() -> None:
+    """A filter that looks at all names and finds none of them gives its caller a chance to do something else."""
+    tree: NameTree[int] = NameTree()
+    for number in range(10 * PAUSE):
+        tree.set(f"a/{number}", number)
+    assert list(tree.search("+/+/none")) == [None] * 10
+    assert list(tree.match("+/+/none")) == []

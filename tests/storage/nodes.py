@@ -1,4 +1,4 @@
-"""Several backplanes in one process, each with a reactor of its own that a test can stop like SIGSTOP stops a process."""
+"""Several backplanes in one process, each with a reactor of its own that a test can stop as SIGSTOP stops a process."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class World:
 
 
 class Side(Clock):
-    """The reactor of one node. Stopped, it runs nothing; what was asked for meanwhile runs after. `hold` holds back only
-    the calls that it is true for."""
+    """The reactor of one node. Stopped, it runs nothing; what was asked for meanwhile runs after. `hold` holds back
+    only the calls that it is true for."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -219,8 +219,8 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes:
             node.side.resume()
-        for node in self.nodes:
-            self.world.wait(node.backplane.stop())
+        for stopped in [node.backplane.stop() for node in self.nodes]:
+            self.world.wait(stopped)
 
 
 def forward(number: int, size: int = 0) -> Forward:

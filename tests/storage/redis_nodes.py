@@ -58,6 +58,8 @@ class CuttingProxy:
         self._requests = True
         self.cuts = 0
         self.passed = 0
+        #: The last chunk of requests that passed.
+        self.last_requests = b""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -86,6 +88,8 @@ class CuttingProxy:
         try:
             while data := source.recv(65536):
                 data, cut = self._allowed(data, requests)
+                if requests:
+                    self.last_requests = data
                 sink.sendall(data)
                 if cut:
                     break

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.storage.interfaces import GONE, QueueLimits, StoreError
+from mqttcluster.storage.interfaces import GONE, IStore, QueueLimits, StoreError
 from mqttcluster.storage.redis_cluster import found, redacted
 from mqttcluster.storage.redis_store import RedisStore
 from tests.cluster.redis_server import RedisServer, free_port
-from tests.storage.contract import Contract, Make, payloads
+from tests.storage.contract import Contract, LastingContract, Make, payloads
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
 from tests.storage.redis_nodes import Nodes
 
@@ -85,6 +85,34 @@ class TestRedis(Contract):
         again = store.publish(message("old", qos=2, retain=True), retain=True, exchange=exchange)
         assert again.version == 0
         assert [each.payload for each in store.recover().retained] == [b"new"]
+
+
+class TestRedisRestarted(LastingContract):
+    """What was answered is there after a restart: the store is stopped after each call and another goes on."""
+
+    test_an_exchange_counts_once = TestRedis.test_an_exchange_counts_once
+    test_a_released_packet_id_is_free = TestRedis.test_a_released_packet_id_is_free
+
+    @pytest.fixture
+    def make(self, nodes: Nodes) -> Iterator[Make]:
+        made: list[Driver] = []
+
+        def make(limits: QueueLimits | None = None) -> Driver:
+            prefix = f"mc{len(made)}:"
+
+            def started(before: IStore | None = None) -> IStore:
+                if before is not None:
+                    outcome(before.stop(), nodes.reactor)
+                store = RedisStore(nodes.server.url, nodes.reactor, "node", limits, prefix=prefix)
+                outcome(store.start(), nodes.reactor)
+                return store
+
+            made.append(Driver(started(), nodes.reactor, started))
+            return made[-1]
+
+        yield make
+        for driver in made:
+            outcome(driver.store.stop(), nodes.reactor)
 
 
 class TestStart:

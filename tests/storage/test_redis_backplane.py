@@ -1,4 +1,4 @@
-"""Nodes that share a Redis: leases, routes, lanes and burials, with nodes stopped and connections cut at the worst time.
+"""Nodes that share a Redis: leases, routes, lanes and burials, with nodes stopped and connections cut.
 
 Nothing here depends on how fast it runs: what must happen is waited for, and what must not happen before something else
 is looked at when that has happened.
@@ -90,7 +90,7 @@ class TestRoutes:
         waiting = []
         for number in range(300):
             for node in (a, b):
-                waiting.append(node.backplane.announce([NodeInterest("f", 1 + number), SessionChange("s", number)]))
+                waiting.append(node.backplane.announce([NodeInterest("f", number % 251), SessionChange("s", number)]))
             if number % 7 == 0:
                 world.turn()
         for done in waiting:
@@ -98,7 +98,7 @@ class TestRoutes:
         for node in (a, b):
             bits = [change.bits for origin, change in c.events.named("route")
                     if origin == node.id and isinstance(change, NodeInterest)]
-            assert bits == list(range(1, 301))
+            assert bits == [number % 251 for number in range(300)]
         world.until(lambda: all(len(node.events.sessions) == 600 for node in (a, b, c)))
         assert a.events.sessions == b.events.sessions == c.events.sessions
 
@@ -114,7 +114,7 @@ class TestRoutes:
         assert b.id in a.backplane.members()
 
     def test_a_node_that_does_not_keep_up_gets_no_longer_lease(self, world: World, cluster: Cluster) -> None:
-        """A node that gives signs of life but reads no routes may not hold up everybody's SUBACK, nor act on old ones."""
+        """A node that gives signs of life but reads no routes may not delay every SUBACK, nor act on old ones."""
         a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
         b.side.hold = reads
         world.wait(a.backplane.announce([NodeInterest("x", 1)]))
@@ -184,14 +184,15 @@ class TestJoining:
         b.events.loading = Deferred()
         live = fired(b.backplane.start(b.events))
         world.until(lambda: b.events.named("load"))
-        assert a.backplane.members() == [b.id]
+        world.until(lambda: a.backplane.members() == [b.id])
         # It is not waited for: it acts on nothing before it has applied this.
-        a.announce(SessionChange("c", 1))
+        change = SessionChange("c", 1, {}, [])
+        a.announce(change)
         assert not b.events.sessions
         assert not live()
         b.events.loading.callback(None)
         world.until(live)
-        assert b.events.sessions == [SessionChange("c", 1)]
+        assert b.events.sessions == [change]
 
     def test_a_load_that_fails_is_done_again(self, world: World, cluster: Cluster) -> None:
         """A store that is away for a moment does not keep a node out."""
@@ -248,7 +249,7 @@ class TestLink:
         cut = monotonic()
         kills = 0
         while len(accepted) < 2000 or len(b.events.named("received")) < 2000:
-            if sent < 2000 and sent - len(accepted) < 100:
+            if sent < min(2000, 100 * (kills + 1)):
                 for _ in range(5):
                     a.backplane.link(b.id, forward(sent)).addCallback(accepted.append)
                     sent += 1
@@ -257,7 +258,7 @@ class TestLink:
                 cut = monotonic()
                 kills += 1
                 client.execute_command("CLIENT", "KILL", "TYPE", ("normal", "pubsub")[kills % 2], "SKIPME", "yes")
-        assert kills > 3
+        assert kills > 10
         assert all(accepted)
         assert numbers(b) == list(range(2000))
         assert not b.events.named("gap")
@@ -427,8 +428,8 @@ class TestDeath:
 
 class TestRedisAway:
     def test_a_restart_with_the_data_buries_nobody(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
-        """A Redis that is away for longer than any lease is a pause: everybody is there again after it, nothing that was
-        accepted is lost, what was said meanwhile arrives [G8]."""
+        """A Redis that is away for longer than any lease is a pause: everybody is there again after it, nothing that
+        was accepted is lost, what was said meanwhile arrives [G8]."""
         a, b = cluster.node(), cluster.node()
         a.announce(NodeInterest("x", 1))
         ids = a.id, b.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -173,6 +174,22 @@ class TestCutConnections:
             proxy.cut_after(count, requests=False)
             assert node.due(5.0).expired == [("c", opened.generation)]
 
+    def test_an_old_connection_brings_what_was_answered_long_ago(
+        self, nodes: Nodes, proxy: CuttingProxy, server: RedisServer
+    ) -> None:
+        """Redis was stopped with a batch unread; the batch was sent again on a new connection, and others after it.
+        When Redis comes to the old connection, it must not queue those messages a second time."""
+        node = nodes.make("a", url=proxy.url)
+        opened = node.open()
+        node.publish(message("1"), to(opened))
+        late = proxy.last_requests
+        node.publish(message("2"), to(opened))
+        with socket.create_connection(("127.0.0.1", server.port)) as old:
+            old.sendall(late)
+            assert b"OLD" in old.recv(1000)
+        node.publish(message("3"), to(opened))
+        assert payloads(node.read("c", opened.epoch)) == [(1, b"1"), (2, b"2"), (3, b"3")]
+
     def test_the_connection_is_killed_by_the_server(self, nodes: Nodes, server: RedisServer) -> None:
         node = nodes.make("a")
         for seed in range(10):
@@ -236,6 +253,44 @@ class TestAway:
             until_away(node)
             client.replicaof("NO", "ONE")
         assert outcome(asked, nodes.reactor).sequences == [1]
+
+    def test_a_redis_without_memory(self, nodes: Nodes, server: RedisServer) -> None:
+        """What needs room waits until somebody has made some."""
+        node = nodes.make("a")
+        opened = node.open()
+        with server.client() as client:
+            client.config_set("maxmemory", "1")
+            asked = node.store.publish(Publication(message("x"), [to(opened)]))
+            until_away(node)
+            client.config_set("maxmemory", "0")
+        assert outcome(asked, nodes.reactor).sequences == [1]
+
+    def test_damaged_data_fails_what_touches_it(self, nodes: Nodes, server: RedisServer) -> None:
+        """Somebody has overwritten a key. What needs it fails; others, also in the same partition, go on."""
+        node = nodes.make("a")
+        partition = node.store._backend.pipeline.keys.partition
+        name = next(f"n{n}" for n in range(1000) if partition(f"n{n}") == partition("broken"))
+        broken, other = node.open("broken"), node.open(name)
+        with server.client() as client:
+            [key] = client.keys("mc:*:s:broken")
+            client.set(key, "not a hash")
+        exchange = Publication(message("x", qos=2), [to(other, name)], exchange=("broken", broken.epoch, 1))
+        asked = [
+            node.store.publish(each)
+            for number in range(20)
+            for each in (
+                Publication(message(str(number)), [to(other, name)]),
+                Publication(message("y"), [to(broken, "broken")]),
+                exchange,
+            )
+        ]
+        for at, deferred in enumerate(asked):
+            if at % 3 == 0:
+                assert outcome(deferred, nodes.reactor).sequences == [at // 3 + 1]
+            else:
+                with pytest.raises(StoreError, match="refused"):
+                    outcome(deferred, nodes.reactor)
+        assert [text for _, text in payloads(node.read(name, other.epoch))] == [b"%d" % n for n in range(20)]
 
     def test_stop_ends_the_waiting(self, nodes: Nodes, server: RedisServer) -> None:
         """A broker can be stopped while Redis is away; what was asked fails."""

@@ -15,13 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mqttcluster:
-    """A node of mqttcluster with its embedded store in the run directory."""
+    """A node of mqttcluster, with its embedded store in the run directory unless `store` names another."""
 
     offers = frozenset({TCP, WEBSOCKET, TLS, UNIX})
 
-    def __init__(self, certificates: Certificates, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, certificates: Certificates, options: Sequence[str] = (), store: str = "", node: str = "test"
+    ) -> None:
         self._certificates = certificates
         self._options = list(options)
+        self._store = store
+        self._node = node
 
     def command(self, run: Path, ports: Mapping[str, int | str]) -> Sequence[str]:
         listeners: list[str] = []
@@ -35,10 +39,14 @@ class Mqttcluster:
             elif name == TLS:
                 files = f"privateKey={self._certificates.server_key}:certKey={self._certificates.server}"
                 listeners += ["--listen", f"ssl:{port}:interface=127.0.0.1:{files}"]
+        # Without a word about it, each kind would listen on its well-known port.
+        for option in ("--listen", "--websocket"):
+            if option not in listeners:
+                listeners += [option, "none"]
         # This checkout, and not a copy that may be installed.
         start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from twisted.scripts.twistd import run; run()"
         twistd = [sys.executable, "-c", start, "--nodaemon", "--pidfile="]
-        store = ["--store", f"sqlite:{run / 'store.sqlite'}", "--node", "test"]
+        store = ["--store", self._store or f"sqlite:{run / 'store.sqlite'}", "--node", self._node]
         return [*twistd, "mqttcluster", *listeners, *store, *self._options]
 
     def ready(self, line: str) -> Mapping[str, int | str]:

@@ -18,21 +18,22 @@ from tests.support.wire import Address, Framer, Packet, Published, Wire, WireErr
 
 
 class Peer:
-    """A client with a persistent session, which the broker has already if it is `known`."""
+    """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one."""
 
-    def __init__(self, client_id: str, known: bool = False) -> None:
+    def __init__(self, client_id: str, known: bool = False, clean: bool = False) -> None:
         self.client_id = client_id
         self.known = known
+        self.clean = clean
         self.socket: socket.socket | None = None
         self._framer = Framer()
         self._first: list[Packet] = []
 
     def connect(self, address: Address) -> None:
-        """CONNECT with CleanSession 0; the broker must know the session exactly if it acknowledged it before."""
+        """CONNECT; the broker must know a persistent session exactly if it acknowledged it before."""
         connection = Wire(address)
-        connection.send(wire.connect(self.client_id, clean=False))
+        connection.send(wire.connect(self.client_id, clean=self.clean))
         connection.expect(bytes([0x20, 2, self.known, 0]))
-        self.known = True
+        self.known = not self.clean
         self._first = connection.rest()
         self._framer = connection.framer
         self.socket = connection.socket
@@ -156,8 +157,10 @@ class Subscriber(Peer):
     It subscribes at its first connection; `subscribed` is true once SUBACK came.
     """
 
-    def __init__(self, client_id: str, *filters: tuple[str, int], known: bool = False) -> None:
-        super().__init__(client_id, known)
+    def __init__(
+        self, client_id: str, *filters: tuple[str, int], known: bool = False, clean: bool = False
+    ) -> None:
+        super().__init__(client_id, known, clean)
         self._filters = filters
         self.received: list[Published] = []
         #: QoS 2 packet ids received and not released: a PUBLISH with one of them is the same message again.

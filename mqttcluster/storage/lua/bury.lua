@@ -29,6 +29,6 @@ if ARGV[5] ~= '1' and tonumber(string.match(member, '^(%d+)')) + tonumber(ARGV[3
 redis.call('HDEL', KEYS[2], node)
 redis.call('HSET', KEYS[4], node, string.format('%.0f %s', now, claimer))
 local number = redis.call('HINCRBY', KEYS[1], 'rn', 1)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', 50000, number .. '-0',
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', 10000, number .. '-0',
            'o', claimer, 't', string.format('%.0f', now), 'g', node)
 return 'CLAIMED'

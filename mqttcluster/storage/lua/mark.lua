@@ -10,7 +10,10 @@ if not mark[1] then
   redis.call('HSET', KEYS[1], 'sg', 1, 'ver', time[1] .. '000000')
 elseif mark[1] ~= ARGV[1] or mark[2] ~= ARGV[2] then
   redis.call('HINCRBY', KEYS[1], 'sg', 1)
-  redis.call('HINCRBY', KEYS[1], 'ep', 1000000)
+  -- A minute, since the clock of another machine may be behind.
+  local time = redis.call('TIME')
+  local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'ep') or '0'), time[1] * 1000000 + time[2]) + 60000000
+  redis.call('HSET', KEYS[1], 'ep', string.format('%.0f', epoch))
   redis.call('HINCRBY', KEYS[1], 'ver', 1000000)
 end
 redis.call('HSET', KEYS[1], 'run', ARGV[1], 'srv', ARGV[2])

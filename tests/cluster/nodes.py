@@ -1,0 +1,169 @@
+"""Several real nodes on a real Redis of their own, to be stopped, frozen, killed and started again one by one.
+
+Nothing here is mocked and nothing waits for a time to pass. Deadlines end a test that has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+from tests.cluster.redis_server import RedisServer
+from tests.support.brokers import Mqttcluster
+from tests.support.certificates import Certificates
+from tests.support.process import TCP, Broker
+
+#: Seconds; only a test that has failed waits as long.
+PATIENCE = 30.0
+#: Without a sign of life for this long a node may not act; for this long, it is dead.
+LEASE, DEAD_AFTER = 2.5, 6.0
+
+
+class Node(Broker):
+    """One node of a cluster. It may also be frozen: it is there, and does nothing."""
+
+    def __init__(self, name: str, recipe: Mqttcluster, run: Path) -> None:
+        super().__init__(recipe, run, (TCP,))
+        self.name = name
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        if self._frozen and self.running:
+            os.kill(self.pid, signal.SIGCONT)
+        self._frozen = False
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def stop(self) -> None:
+        self.thaw()
+        super().stop()
+
+    def kill(self) -> None:
+        super().kill()
+        self._frozen = False
+
+    def memory(self) -> int:
+        """Bytes that the process holds."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+
+class Cluster:
+    """`count` nodes on one Redis. `options` go on each node's command line."""
+
+    def __init__(
+        self, count: int, directory: Path, certificates: Certificates, options: Sequence[str] = (), fsync: str = "no"
+    ) -> None:
+        (directory / "redis").mkdir()
+        self.redis = RedisServer(directory / "redis", fsync=fsync)
+        self.redis.start()
+        self.nodes: list[Node] = []
+        for number in range(count):
+            name = f"n{number}"
+            (directory / name).mkdir()
+            recipe = Mqttcluster(certificates, options, self.redis.url, name)
+            self.nodes.append(Node(name, recipe, directory / name))
+
+    def __getitem__(self, number: int) -> Node:
+        return self.nodes[number]
+
+    def start(self) -> None:
+        """Start the nodes that do not run, all at once."""
+        _at_once(node.start for node in self.nodes if not node.running)
+        for node in self.nodes:
+            assert node.running, f"{node.name} has not started; its log:\n{node.log}"
+
+    def stop(self) -> None:
+        """Stop everything; fails if a node does not stop, or its log tells of a fault."""
+        try:
+            _at_once(node.stop for node in self.nodes)
+        finally:
+            for node in self.nodes:
+                node.kill()
+            self.redis.stop()
+        for node in self.nodes:
+            assert not node.faults(), f"the log of {node.name} tells of faults:\n{node.log}"
+
+    def members(self) -> list[str]:
+        """The ids of the nodes that Redis knows, and that are not buried."""
+        with self.redis.client() as client:
+            return sorted(name.decode() for name in client.hkeys("mc:{c}:nodes"))
+
+    def until_buried(self, node: Node) -> None:
+        """Until the others have given up the last life of a node that was killed, and cleaned up after it."""
+
+        def cleaned_up() -> bool:
+            with self.redis.client() as client:
+                names = [name.decode() for name in client.hkeys("mc:{c}:nodes")]
+                owned = [owner for number in range(16) for owner in client.hvals(f"mc:{{p{number}}}:own")]
+            left = [*names, *(owner.decode() for owner in owned)]
+            return not any(name.rpartition("-")[0] == node.name for name in left)
+
+        until(cleaned_up)
+
+
+def _at_once(calls: Iterable[Callable[[], None]]) -> None:
+    """Make several calls that wait for processes; raises what the first that failed has raised."""
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()
+
+
+def until(condition: Callable[[], bool], deadline: float = PATIENCE) -> None:
+    """Ask until it holds."""
+    end = monotonic() + deadline
+    while not condition():
+        assert monotonic() < end, f"not reached within {deadline} s"
+        time.sleep(0.02)
+
+
+class Cutter:
+    """Cuts all connections to Redis at intervals, while it is used as a context manager.
+
+    `socket` becomes readable after each cut and `read` counts it, so a `Pump` can serve this like a client.
+    """
+
+    def __init__(self, redis: RedisServer, interval: float = 0.2) -> None:
+        self.cuts = 0
+        self.socket, self._other = socket.socketpair()
+        self._redis = redis
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._cut, daemon=True)
+
+    def __enter__(self) -> Cutter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.socket.close()
+        self._other.close()
+
+    def read(self) -> None:
+        self.cuts += len(self.socket.recv(100))
+
+    def _cut(self) -> None:
+        with self._redis.client() as client:
+            while not self._stop.wait(self._interval):
+                for kind in ("normal", "pubsub"):
+                    client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                self._other.send(b".")

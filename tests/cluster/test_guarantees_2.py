@@ -1,0 +1,213 @@
+"""G5 to G9: subscribed means subscribed, retained converges, wills are kept, Redis may go away, and bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cluster.nodes import Cluster, Cutter, Node, until
+from tests.support import wire
+from tests.support.persistent import Publisher, Pump, Subscriber
+from tests.support.wire import Published, Wire
+
+
+def take(reader: Wire) -> Published:
+    """Receive one message and finish its exchange."""
+    message = reader.expect_published()
+    reader.acknowledge(message)
+    return message
+
+
+def numbers(start: int, end: int) -> list[bytes]:
+    return [b"%d" % number for number in range(start, end)]
+
+
+@pytest.fixture
+def three(cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
+    return cluster(3)
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
+def test_g5_subscribed_means_subscribed(two_nodes: Cluster, clean: bool) -> None:
+    """SUBSCRIBE at one node and PUBLISH at the other right after SUBACK, 1,000 times in all: never missed."""
+    with two_nodes[0].wire() as writer, two_nodes[1].wire() as reader:
+        writer.connect("g5-writer", clean=True)
+        reader.connect("g5-reader", clean=clean)
+        for number in range(500):
+            topic = f"g5/{clean}/{number}"
+            reader.subscribe((topic if number % 2 else f"g5/{clean}/+/../{number}", 1), (topic, 2))
+            writer.publish(topic, b"%d" % number, number % 3)
+            assert take(reader).payload == b"%d" % number
+            if number % 4 == 0:  # as it was before, for the next round
+                reader.send(wire.unsubscribe(3, topic))
+                reader.expect("B0 02 00 03")
+        reader.expect_silence()
+
+
+def test_g5_a_frozen_node_that_wakes_up(cluster: Callable[..., Cluster]) -> None:
+    """SUBSCRIBE while the other node is frozen: SUBACK comes when that node may not act any more. Woken up, with a
+    publish in its socket, it first learns of the subscription: the message is delivered."""
+    nodes = cluster(2)
+    writer = nodes[0].wire().connect("writer")
+    reader = nodes[1].wire().connect("reader")
+    writer.expect_silence()
+    nodes[0].freeze()
+    began = time.monotonic()
+    reader.subscribe(("late", 1))
+    assert time.monotonic() - began < 10
+    for qos in (0, 1, 2):
+        writer.send(wire.publish("late", b"%d" % qos, qos, qos))
+    nodes[0].thaw()
+    assert sorted(take(reader).payload for _ in range(3)) == [b"0", b"1", b"2"]
+    writer.expect(wire.puback(1), wire.pubrec(2))
+
+
+def test_g6_retained_converges(cluster: Callable[..., Cluster]) -> None:
+    """Retained messages set and deleted for the same topics at both nodes at once, while pub/sub is cut: both nodes end
+    with the same; and whoever subscribes after an acknowledgement sees what was acknowledged."""
+    nodes = cluster(2)
+    topics = [f"g6/{number}" for number in range(10)]
+
+    def write(node: Node) -> None:
+        with node.wire().connect(f"writer-{node.name}") as writer:
+            for number in range(60):
+                for packet_id, topic in enumerate(topics, 1):
+                    payload = b"" if number % 7 == 3 else f"{node.name}-{number}".encode()
+                    writer.send(wire.publish(topic, payload, 1, packet_id, retain=True))
+                for packet_id in range(1, len(topics) + 1):
+                    writer.expect(wire.puback(packet_id))
+
+    with Cutter(nodes.redis), ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, node) for node in nodes.nodes]:
+            done.result()
+        held = []
+        for node in nodes.nodes:
+            with node.wire().connect(f"reader-{node.name}").subscribe(("g6/#", 1)) as reader:
+                reader.send(wire.PINGREQ_PACKET)
+                found = {}
+                while (packet := reader.packet()) != wire.PINGRESP_PACKET:
+                    reader.acknowledge(packet.published)
+                    found[packet.published.topic] = packet.published.payload
+                held.append(found)
+        assert held[0] == held[1]
+        with nodes[0].wire().connect("sets") as writer, nodes[1].wire().connect("sees") as reader:
+            for number in range(100):
+                topic = f"g6/alone/{number}"
+                writer.publish(topic, b"%d" % number, 1, retain=True)
+                reader.subscribe((topic if number % 2 else f"g6/+/{number}", 1))
+                assert take(reader).payload == b"%d" % number
+
+
+def test_g7_wills_of_a_killed_node(three: Cluster) -> None:
+    """SIGKILL of a node with 40 clients: exactly one of two survivors publishes each will, within 10 s. Clients that
+    said goodbye leave none; one that comes back elsewhere has its will published once, at that moment."""
+    watcher = three[1].wire().connect("watcher", clean=False).subscribe(("wills/#", 2))
+    dying = [three[0].wire() for _ in range(41)]
+    for number, client in enumerate(dying[:40]):
+        client.connect(f"dies{number}", clean=bool(number % 2), will=(f"wills/{number}", b"", number % 3, False))
+    dying[40].connect("returns", clean=False, will=("wills/returns", b"", 1, False))
+    three[0].wire().connect("leaves", will=("wills/leaves", b"", 1, False)).disconnect()
+    three[0].kill()
+    killed = time.monotonic()
+    returned = three[2].wire().connect("returns", clean=False, present=True)
+    topics = [take(watcher).topic for _ in range(41)]
+    took = time.monotonic() - killed
+    assert topics[0] == "wills/returns"
+    assert sorted(topics[1:]) == sorted(f"wills/{number}" for number in range(40))
+    assert took < 10
+
+    def nothing_due() -> bool:
+        with three.redis.client() as client:
+            return not any(client.exists(f"mc:{{p{number}}}:wills") for number in range(16))
+
+    until(nothing_due)
+    for node in (three[1], three[2]):  # what either had still to say comes before this
+        with node.wire().connect("marker") as marker:
+            marker.publish("wills/marker", b"", 2)
+    assert [take(watcher).topic for _ in range(2)] == ["wills/marker"] * 2
+    watcher.expect_silence()
+    returned.expect_silence()
+    for client in dying:
+        client.close()
+
+
+def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
+    """redis-server is stopped for 5 s under load and started again with its data: no client loses its connection, QoS 0
+    flows between clients of one node, a new client is told "server unavailable", and afterwards everything that was
+    acknowledged is there, once and in order where that was promised."""
+    nodes = cluster(2)
+    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 300)) for qos in (1, 2)]
+    readers = [Subscriber(name, ("load/#", 2), clean=name == "clean") for name in ("clean", "kept")]
+    everybody = Pump(*publishers, *readers)
+    for reader in readers:
+        reader.connect(nodes[1].address)
+    everybody.until(lambda: all(reader.subscribed for reader in readers))
+    local = nodes[0].wire().connect("local").subscribe(("local", 0))
+    for publisher in publishers:
+        publisher.connect(nodes[0].address)
+    everybody.until(lambda: all(len(reader.received) >= 50 for reader in readers))
+    nodes.redis.stop()
+    stopped = time.monotonic()
+    for publisher in publishers:
+        publisher.more(numbers(300, 600))
+    with nodes[0].wire() as neighbour:
+        neighbour.send(wire.connect("neighbour"))
+        neighbour.expect("20 02 00 03")
+    turn = 0
+    while time.monotonic() < stopped + 5:
+        local.publish("local", b"%d" % turn)
+        assert local.expect_published().payload == b"%d" % turn
+        turn += 1
+        Pump(*everybody.peers).until(lambda: True)
+        time.sleep(0.1)
+    nodes.redis.start()
+    everybody.until(lambda: all(publisher.done for publisher in publishers))
+    wanted = numbers(0, 600)
+    for publisher in publishers:
+        assert publisher.safe == wanted
+
+    def complete(reader: Subscriber) -> bool:
+        return reader.idle and all(set(reader.payloads(f"load/{qos}")) >= set(wanted) for qos in (1, 2))
+
+    everybody.until(lambda: all(map(complete, readers)))
+    for reader in readers:
+        assert list(dict.fromkeys(reader.payloads("load/1"))) == wanted
+        assert reader.payloads("load/2") == wanted
+    with nodes[1].wire().connect("afterwards").subscribe(("after", 1)) as reader:
+        local.publish("after", b"", 1)
+        assert take(reader).topic == "after"
+
+
+@pytest.mark.parametrize("kind", ["clean", "kept"])
+def test_g9_a_slow_consumer_stalls_nobody(cluster: Callable[..., Cluster], kind: str) -> None:
+    """A subscriber at one node that never reads: publishers at the other node get all their acknowledgements, its
+    neighbour all messages, and the memory of both nodes stays within bounds."""
+    nodes = cluster(2)
+    count, size = 3000, 10_000
+    slow = nodes[1].wire()
+    slow.connect("slow", clean=kind == "clean").subscribe(("flood/#", 2))
+    neighbour = Subscriber("neighbour", ("flood/+", 1), clean=True)
+    neighbour.connect(nodes[1].address)
+    payloads = [(b"%d " % number).ljust(size, b".") for number in range(count)]
+    publisher = Publisher("publisher", "flood/1", 1, payloads, window=50)
+    everybody = Pump(publisher, neighbour)
+    everybody.until(lambda: neighbour.subscribed)
+    before = [node.memory() for node in nodes.nodes]
+    publisher.connect(nodes[0].address)
+    everybody.until(lambda: publisher.done and len(neighbour.received) >= count)
+    assert neighbour.payloads("flood/1") == payloads
+    zero = nodes[0].wire().connect("zero")
+    for payload in payloads:
+        zero.send(wire.publish("flood/0", payload))
+    zero.expect_silence()
+    for node, held in zip(nodes.nodes, before):
+        # all of it would be 60 MB; 1,000 messages may be queued for a clean session
+        assert node.memory() - held < 40_000_000, f"{node.name} has grown"
+    with nodes[1].wire().connect("other").subscribe(("other", 1)) as other:
+        zero.publish("other", b"", 1)
+        assert take(other).topic == "other"
+    slow.close()
+    zero.close()

@@ -1,0 +1,111 @@
+"""What nodes tell each other survives the way, and what cannot be read does no harm."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqttcluster.core.message import Message
+from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.envelopes import VERSION, Applied, Item, encode, pack, unpack
+from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.shared import (
+    Doorbell,
+    Forward,
+    Given,
+    NodeInterest,
+    RetainedChange,
+    RetainedHint,
+    SessionChange,
+    Take,
+)
+
+MESSAGE = Message("a/ä", b"\0payload", 1, True, "publisher", {2: 60, 38: [("k", "v")]}, 12.5)
+ITEMS: list[Item] = [
+    Forward(MESSAGE, True, []),
+    Forward(Message("t", b""), False, [Doorbell("c", 2**40, 2**33, 2), Doorbell("", 1, 1, 1)], ("p", 2**50, 7)),
+    Take("c", 2**40),
+    Given("ü", 1),
+    RetainedHint(65535, RetainedChange(2**40, "a/b", MESSAGE)),
+    RetainedHint(0, RetainedChange(1, "a/b", None)),
+    Applied(2**40),
+    NodeInterest("a/#", 3),
+    SessionChange("c", 2**40, {"f": Subscription(2, True, True, 2, 99), "g": Subscription()}, ["x", "y"]),
+    SessionChange("c", 1, {}, [], whole=True),
+    SessionChange("c", 1, {}, [], gone=True),
+]
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+longs = st.integers(0, 2**63)
+items = st.one_of(
+    st.builds(Take, texts, longs),
+    st.builds(NodeInterest, texts, st.integers(0, 255)),
+    st.builds(
+        SessionChange,
+        texts,
+        longs,
+        st.dictionaries(texts, st.builds(Subscription, st.integers(0, 2)), max_size=3),
+        st.lists(texts, max_size=3),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(
+        Forward,
+        st.builds(Message, texts, st.binary(max_size=50), st.integers(0, 2)),
+        st.booleans(),
+        st.lists(st.builds(Doorbell, texts, longs, longs, st.integers(0, 2)), max_size=3),
+        st.none() | st.tuples(texts, longs, longs),
+    ),
+)
+
+
+def test_every_kind_arrives_as_it_was() -> None:
+    """A message, a takeover, a subscription mean on the other node what they meant on this one."""
+    assert unpack(pack("node-1", map(encode, ITEMS))) == ("node-1", ITEMS, 0)
+
+
+@given(texts, st.lists(items, max_size=5))
+def test_anything_arrives_as_it_was(sender: str, items: list[Item]) -> None:
+    """The same for whatever clients may choose."""
+    assert unpack(pack(sender, map(encode, items))) == (sender, items, 0)
+
+
+def test_unknown_kinds_are_skipped() -> None:
+    """A newer node may say something that this one does not know yet."""
+    known = encode(Take("c", 1))
+    assert unpack(pack("n", [known, b"\xfesomething new", known])) == ("n", [Take("c", 1)] * 2, 1)
+
+
+def test_a_newer_version_is_refused() -> None:
+    """Bytes whose meaning has changed are not guessed at."""
+    parcel = pack("n", [])
+    with pytest.raises(StoreError, match="version"):
+        unpack(bytes([VERSION + 1]) + parcel[1:])
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(parcel: bytes) -> None:
+    """Whatever is in Redis, nothing else than `StoreError` comes of it."""
+    for data in (parcel, bytes([VERSION]) + parcel, pack("n", [parcel])):
+        try:
+            unpack(data)
+        except StoreError:
+            continue
+
+
+@given(st.integers(0, 400))
+def test_a_cut_parcel_is_refused_or_shorter(length: int) -> None:
+    """Half a parcel is never taken for something else."""
+    whole = pack("n", map(encode, ITEMS))[:length]
+    try:
+        _, items, _ = unpack(whole)
+    except StoreError:
+        return
+    assert items == ITEMS[: len(items)]
+
+
+def test_what_mqtt_could_not_carry() -> None:
+    """A text that is too long is the caller's mistake, and is not sent."""
+    with pytest.raises(ValueError, match="cannot be told"):
+        encode(Take("c" * 70000, 1))
