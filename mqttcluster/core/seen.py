@@ -10,6 +10,8 @@ from collections import OrderedDict
 
 #: Publishers remembered; the one that was silent for longest is forgotten first.
 PUBLISHERS = 10_000
+#: Numbers remembered of one publisher that does not say which are over.
+NUMBERS = 1000
 
 
 class Seen:
@@ -27,6 +29,8 @@ class Seen:
             numbers = {n for n in numbers if n >= low}
             known = low
         numbers.add(number)
+        if len(numbers) > NUMBERS:
+            numbers.remove(min(numbers))
         self._publishers[publisher] = (known, numbers)
         self._publishers.move_to_end(publisher)
         if len(self._publishers) > PUBLISHERS:

@@ -258,7 +258,6 @@ class RedisBackplane(IBackplane):
         """The others know this node, and the position in the routes is fixed."""
         self._joined = True
         self._meet(beat.members)
-        self._announcements.open(self._node, self._run)
         self._burials.open(self._node, self._run)
         if self._first:
             self._first = False
@@ -266,9 +265,15 @@ class RedisBackplane(IBackplane):
             self._burials.bury(
                 node for node in names if node != self._node and node.rpartition("-")[0] == self._name
             )
-        self._flush_soon()
         self._tick()
-        self._clock.callLater(wait, self._load, self._term, beat.head)
+        self._clock.callLater(wait, self._begin, self._term, beat.head)
+
+    def _begin(self, term: int, position: int) -> None:
+        """Whoever may act by routes is a member that announcements wait for."""
+        if term == self._term:
+            self._announcements.open(self._node, self._run)
+            self._announcements.flush()
+            self._load(term, position)
 
     def _load(self, term: int, position: int) -> None:
         if term != self._term or self._stopping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -187,10 +188,8 @@ def test_g3_one_owner(cluster: Callable[..., Cluster], clean: bool) -> None:
                 alive.remove(rival)
         return len(alive) <= 1
 
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         until(settled)
-    except (BrokenPipeError, ConnectionResetError):
-        pass
     assert len(alive) == 1
     [owner] = alive
     owner.send(wire.subscribe(9, ("only/end", 1)))

@@ -23,7 +23,9 @@ def take(reader: Wire) -> Published:
 
 @pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
 @pytest.mark.parametrize("topic_filter", ["one/{}/a", "one/{}/#", "one/+/a"], ids=["exact", "hash", "plus"])
-def test_publish_across_nodes(two_nodes: Cluster, topic_filter: str, clean: bool, request: pytest.FixtureRequest) -> None:
+def test_publish_across_nodes(
+    two_nodes: Cluster, topic_filter: str, clean: bool, request: pytest.FixtureRequest
+) -> None:
     """A message published at one node reaches a subscriber at the other, at the QoS that it was granted, in order."""
     name = request.node.name
     topic = f"one/{name}/a"

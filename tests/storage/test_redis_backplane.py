@@ -14,8 +14,10 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage.envelopes import encode, pack
 from mqttcluster.storage.interfaces import StoreError
-from mqttcluster.storage.redis_members import NodeKeys, Timing
+from mqttcluster.storage.redis_members import NodeKeys, Timing, heartbeat
+from mqttcluster.storage.redis_scripts import script
 from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
 from tests.cluster.redis_server import RedisServer
 from tests.storage.nodes import FAST, Cluster, Node, Side, World, forward
@@ -70,6 +72,79 @@ def reads(call: Callable[..., object]) -> bool:
     """What a node's reader of routes and link hands over."""
     owner = getattr(call, "__self__", None)
     return type(owner).__name__ == "StreamReader"
+
+
+def beats(world: World, client: Any, node: Node, number: int = 3) -> None:
+    """Wait until the node has given so many signs of life."""
+    for _ in range(number):
+        before = client.hget("mc:{c}:nodes", node.id)
+        world.until(lambda before=before: client.hget("mc:{c}:nodes", node.id) != before)
+
+
+class TestScripts:
+    """What Redis answers, without a node: the rules that a cluster shows only when timing is bad."""
+
+    KEYS = NodeKeys("mc:")
+    TIMING = Timing(lease=0.2, dead_after=0.4, beat=0.1, stale=60.0)
+
+    @pytest.fixture(autouse=True)
+    def _empty(self, client: Any) -> None:
+        client.flushall()
+        client.hset(self.KEYS.config, "run", "r")
+        for name in ("beat", "announce", "bury", "link"):
+            client.script_load(script(name).text)
+
+    def beat(self, client: Any, node: str, applied: int = 0, join: bool = True, timing: Timing = TIMING) -> Any:
+        command = self.KEYS.beat("r", node, timing, join, True, applied)
+        return heartbeat(client.execute_command(*command))
+
+    def bury(self, client: Any, node: str, claimer: str, finished: bool = False, at_once: bool = False) -> bytes:
+        answer: bytes = client.execute_command(
+            *self.KEYS.bury("r", node, self.TIMING, claimer, at_once, finished)
+        )
+        return answer
+
+    def test_a_lapsed_node_is_live_again_only_when_it_has_applied_everything(self, client: Any) -> None:
+        """Even a change of this very moment, and whatever its lease is then [G5]."""
+        assert self.beat(client, "a").live
+        client.hset(self.KEYS.nodes, "a", "1 live 0 v1")
+        client.hset(self.KEYS.config, "rn", 1)
+        client.xadd(self.KEYS.routes, {"o": "b", "t": 10**14, "b": "x"}, id="1-0")
+        assert not self.beat(client, "a").live
+        assert not self.beat(client, "a").live
+        assert self.beat(client, "a", applied=1).live
+
+    def test_a_grave_has_one_claimer(self, client: Any) -> None:
+        """Two nodes that see the same node dead do not both clean up, and only the claimer ends it."""
+        for node in ("a", "b"):
+            self.beat(client, node, timing=LASTING)
+        client.hset(self.KEYS.nodes, "dead", "1 live 0 v1")
+        assert self.bury(client, "a", "b") == b"ALIVE"
+        assert self.bury(client, "dead", "a") == b"CLAIMED"
+        assert self.bury(client, "dead", "b") == b"NO"
+        assert self.bury(client, "dead", "a") == b"CLAIMED"
+        assert self.bury(client, "dead", "b", finished=True) == b"NO"
+        client.hset(self.KEYS.nodes, "a", "1 live 0 v1")
+        assert self.bury(client, "dead", "b") == b"CLAIMED"
+        assert self.bury(client, "dead", "a", finished=True) == b"NO"
+        assert self.bury(client, "dead", "b", finished=True) == b"OK"
+        assert self.bury(client, "dead", "b") == b"NO"
+        assert client.xlen(self.KEYS.routes) == 1
+
+    def test_the_dead_stay_dead(self, client: Any) -> None:
+        """A node that was buried can neither come back under its name nor announce anything."""
+        self.beat(client, "a")
+        assert self.bury(client, "a", "b", at_once=True) == b"CLAIMED"
+        assert self.beat(client, "a") == "DEAD"
+        assert self.beat(client, "a", join=False) == "DEAD"
+        client.delete(self.KEYS.config)
+        assert self.beat(client, "b") == "LOST"
+
+    def test_old_graves_are_levelled(self, client: Any) -> None:
+        """Nodes that died long ago do not fill Redis."""
+        client.hset(self.KEYS.graves, mapping={"old": "1 done", "open": "1 b", "dead": "1 a"})
+        assert self.bury(client, "dead", "a", finished=True) == b"OK"
+        assert sorted(client.hkeys(self.KEYS.graves)) == [b"dead", b"open"]
 
 
 class TestRoutes:
@@ -177,7 +252,7 @@ class TestJoining:
         there = {name for (_, name), bits in b.events.interest.items() if bits}
         assert there == {f"f{number}" for number in range(85, 90)}
 
-    def test_changes_during_the_load_come_after_it(self, world: World, cluster: Cluster) -> None:
+    def test_changes_during_the_load_come_after_it(self, world: World, cluster: Cluster, client: Any) -> None:
         """What is announced while the store's state is being read may be missing there."""
         a = cluster.node(timing=LASTING)
         b = cluster.node(start=False, timing=LASTING)
@@ -188,6 +263,7 @@ class TestJoining:
         # It is not waited for: it acts on nothing before it has applied this.
         change = SessionChange("c", 1, {}, [])
         a.announce(change)
+        beats(world, client, b)
         assert not b.events.sessions
         assert not live()
         b.events.loading.callback(None)
@@ -297,23 +373,19 @@ class TestLink:
         world.wait(b.backplane.stop())
         assert world.wait(a.backplane.link(gone, forward(1))) is False
 
-    def test_what_others_have_trimmed_is_told(self, world: World, cluster: Cluster, client: Any) -> None:
-        """If envelopes were lost in Redis, the node looks at its queues."""
-        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
-        link = NodeKeys("mc:").link(b.id)
-        world.wait(a.backplane.link(b.id, forward(0)))
-        world.until(lambda: numbers(b) == [0])
-        b.side.stop()
-        number = 0
-        while client.xlen(link) < 3:  # the reader keeps still while it has a batch in hand
-            number += 1
-            world.wait(a.backplane.link(b.id, forward(number)))
-        last = client.xrevrange(link, count=1)[0][0]
-        client.xtrim(link, minid=last, approximate=False)
-        b.side.resume()
-        world.until(lambda: numbers(b)[-1] == number)
-        if len(numbers(b)) <= number:
-            assert b.events.named("gap") == [(a.id,)]
+    def test_what_comes_twice_is_read_once_and_what_is_missing_is_told(
+        self, world: World, cluster: Cluster, client: Any
+    ) -> None:
+        """After an answer that was lost a parcel is sent again [G2]. If Redis loses one, a node looks at its queues."""
+        b = cluster.node(timing=LASTING)
+        for number in (1, 1, 2, 1, 4, 5, 4):
+            parcel = pack("ghost", [encode(forward(number))])
+            client.xadd(NodeKeys("mc:").link(b.id), {"n": number, "b": parcel})
+        world.until(lambda: numbers(b)[-1:] == [5])
+        client.xadd(NodeKeys("mc:").link(b.id), {"n": 6, "b": b"nonsense"})
+        client.xadd(NodeKeys("mc:").link(b.id), {"n": 6, "b": pack("ghost", [encode(forward(6))])})
+        world.until(lambda: numbers(b) == [1, 2, 4, 5, 6])
+        assert [entry[0] for entry in b.events.log[-6:]] == ["received"] * 2 + ["gap"] + ["received"] * 3
 
     def test_large_envelopes(self, world: World, cluster: Cluster) -> None:
         """A message larger than a parcel goes through whole."""
@@ -377,6 +449,18 @@ class TestDeath:
         healthy.callback(None)
         a.events.reaping = lambda node: healthy
         world.until(lambda: client.hget("mc:{c}:graves", b.id).endswith(b" done"))
+
+    def test_nobody_is_buried_by_one_who_was_away_himself(self, world: World, cluster: Cluster, client: Any) -> None:
+        """After a pause of Redis everybody gets time to come back [G8]."""
+        now = [1000.0]
+        a = cluster.node(timing=LASTING, boottime=lambda: now[0])
+        client.hset("mc:{c}:nodes", "ghost-1", "1 live 0 v1")
+        beats(world, client, a)
+        assert client.hexists("mc:{c}:nodes", "ghost-1")
+        for _ in range(3):
+            now[0] += 0.8 * LASTING.lease
+            beats(world, client, a)
+        world.until(lambda: a.events.named("reap") == [("ghost-1",)])
 
     def test_who_was_taken_for_dead_comes_back_as_another(self, world: World, cluster: Cluster) -> None:
         """A node that slept too long closes its connections, and serves again [G3]."""
@@ -472,13 +556,29 @@ class TestRedisAway:
         b.announce(NodeInterest("y", 2))
         loads = [len(node.events.named("load")) for node in (a, b)]
         client.flushall()
+        accepted = a.backplane.link(b.id, forward(0))
         world.until(lambda: all(len(n.events.named("load")) > count for n, count in zip((a, b), loads, strict=True)))
         world.until(lambda: a.backplane.valid() and b.backplane.valid())
         world.until(lambda: a.events.interest.get((b.id, "y")) == 2 and b.events.interest.get((a.id, "x")) == 1)
+        assert world.wait(accepted)
         assert world.wait(a.backplane.link(b.id, forward(1)))
-        world.until(lambda: numbers(b) == [1])
+        world.until(lambda: numbers(b) == [0, 1])
         assert not a.events.named("evicted")
         assert not b.events.named("evicted")
+
+    def test_a_node_that_an_emptied_redis_does_not_know_is_waited_for(
+        self, world: World, cluster: Cluster, client: Any
+    ) -> None:
+        """It may still act by its old routes until its lease has run out [G5]."""
+        slow = Timing(lease=1.5, dead_after=60.0, beat=0.1, stale=1.0)
+        a, b = cluster.node(timing=slow), cluster.node(timing=slow)
+        b.side.stop()
+        client.flushall()
+        world.until(lambda: a.events.named("fenced")[-1] == (True,))
+        a.announce(NodeInterest("x", 1))
+        assert not b.backplane.valid()
+        b.side.resume()
+        world.until(lambda: b.events.interest.get((a.id, "x")) == 1 and b.backplane.valid())
 
     def test_a_redis_that_forgot_the_last_second(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
         """Routes that were lost are announced again by those who have them."""

@@ -41,7 +41,7 @@ class Mqttcluster:
                 listeners += ["--listen", f"ssl:{port}:interface=127.0.0.1:{files}"]
         # Without a word about it, each kind would listen on its well-known port.
         for option in ("--listen", "--websocket"):
-            if option not in listeners:
+            if option not in listeners and option not in self._options:
                 listeners += [option, "none"]
         # This checkout, and not a copy that may be installed.
         start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from twisted.scripts.twistd import run; run()"
