@@ -143,7 +143,7 @@ def save(result: dict[str, Any], figures: str) -> None:
     where = result["machine"]
     lines = [
         f"`{result['command']}`, {result['date']}, {result['repeat']} runs of {result['seconds']:g} s each, medians.",
-        f"{where['cores']} cores of {where['processor']}, {where['system']}, shared by the brokers, Redis and the load;",
+        f"{where['cores']} cores of {where['processor']}, {where['system']}, shared by brokers, Redis and load;",
         f"load average before the run {where['load_before']}.",
         "",
         *(f"- {name} {version}" for name, version in result["versions"].items()),

@@ -154,6 +154,8 @@ def test_all_problems_at_once_with_key_place_and_cure(tmp_path: Path) -> None:
         ("store", "postgres:x"),
         ("websocket_path", "/a?b"),
         ("websocket_origins", "example.org"),
+        ("websocket_origins", "https://example.org:443"),
+        ("websocket_origins", "https://me@example.org"),
         ("session_expiry", "4294967295"),
     ],
 )

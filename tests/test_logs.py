@@ -84,3 +84,11 @@ class TestLogs:
         log, stream = self.lines("text")
         log.info("hello")
         assert re.fullmatch(r"\S+ \[some\.where#info\] hello\n", stream.getvalue())
+
+    def test_a_name_cannot_move_the_cursor(self) -> None:
+        """A client chooses its name; as text it reaches the operator's terminal as plain text, on one line."""
+        log, stream = self.lines("text")
+        log.info("client {client_id}", client_id="\x1b[2Jme\r\x07\x9b1m\nforged")
+        first, second = stream.getvalue().splitlines()
+        assert first.endswith("client \\x1b[2Jme\\x0d\\x07\\x9b1m")
+        assert second == "\tforged"

@@ -138,7 +138,7 @@ class Broker:
     async def _drain(self) -> None:
         """Not all clients at once: they are about to knock at the other nodes."""
         others, clients = self.cluster.others, list(self.clients)
-        drained = DeferredList([client.drain(others) for client in clients])
+        drained = DeferredList([client.drain(others) for client in clients], consumeErrors=True)
         drained.addTimeout(self.settings.drain_timeout, self.clock, lambda _, __: log.warn("not all in flight is done"))
         await drained
         for start in range(0, len(clients), AWAY_AT_ONCE):

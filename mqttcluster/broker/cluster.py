@@ -202,23 +202,32 @@ class Cluster(Alone):
 
     def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
         """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
-        if node == self._backplane.node or node not in self._backplane.members():
+        if node == self._backplane.node:
             return succeed(None)
         given: Deferred[None] = Deferred()
         self._giving[client_id] = (epoch, given)
-        self._backplane.cast(node, Take(client_id, epoch))
-        return given.addTimeout(TAKE_TIMEOUT, self._broker.clock, lambda result, _: None)
+
+        def asked(there: bool) -> None:
+            if not there:
+                self._given(Given(client_id, epoch))
+
+        # By link, also to a node that this one has not met yet: if this were lost the old connection would stay open.
+        self._backplane.link(node, Take(client_id, epoch)).addCallback(asked)
+        given.addTimeout(TAKE_TIMEOUT, self._broker.clock, lambda result, _: None)
+        return given.addCallback(lambda _: self._forget_giving(client_id, epoch))
+
+    def _forget_giving(self, client_id: str, epoch: int) -> None:
+        if self._giving.get(client_id, (0, None))[0] == epoch:
+            del self._giving[client_id]
 
     def _take(self, node: str, take: Take) -> None:
         idle = self._broker.sessions.give_way(take.client_id, take.epoch)
-        idle.addCallback(lambda _: self._backplane.cast(node, Given(take.client_id, take.epoch)))
+        idle.addCallback(lambda _: self._backplane.link(node, Given(take.client_id, take.epoch)))
 
     def _given(self, given: Given) -> None:
         epoch, waiting = self._giving.get(given.client_id, (0, None))
-        if waiting is not None and epoch == given.epoch:
-            del self._giving[given.client_id]
-            if not waiting.called:
-                waiting.callback(None)
+        if waiting is not None and epoch == given.epoch and not waiting.called:
+            waiting.callback(None)
 
     # -- what the backplane says
 

@@ -54,13 +54,14 @@ class RetainedSync:
             partitions = set(range(len(versions)))
         else:
             partitions = {self._store.retained_partition(topic_filter) for topic_filter in filters}
-        for _ in range(2):  # a read that was under way may have been too early
-            behind = [p for p in partitions if versions[p] > self._versions.get(p, 0)]
-            if not behind:
-                return
+        in_vain = 0
+        while behind := [p for p in partitions if versions[p] > self._versions.get(p, 0)]:
+            before = [self._versions.get(p, 0) for p in behind]
             await DeferredList([self.catch_up(p) for p in behind])
-        if any(versions[p] > self._versions.get(p, 0) for p in behind):
-            raise StoreError("retained messages could not be read")
+            if before == [self._versions.get(p, 0) for p in behind]:
+                in_vain += 1  # once may be: a read that was under way was too early
+                if in_vain > 1:
+                    raise StoreError("retained messages could not be read")
 
     def catch_up(self, partition: int) -> Deferred[None]:
         """Read what is missing. Fires when it is here; never fails."""

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,22 +30,12 @@ from mqttcluster.storage.redis_burials import Burials
 from mqttcluster.storage.redis_cluster import connections
 from mqttcluster.storage.redis_lanes import BOUND, Casts, Links
 from mqttcluster.storage.redis_lease import Lease, boottime
-from mqttcluster.storage.redis_members import Heartbeat, Member, NodeKeys, Timing, heartbeat
-from mqttcluster.storage.redis_readers import Batch, ChannelReader, Parcel, StreamReader
+from mqttcluster.storage.redis_members import Heartbeat, NodeKeys, Timing, heartbeat
+from mqttcluster.storage.redis_news import News
+from mqttcluster.storage.redis_readers import Batch, ChannelReader, StreamReader
 from mqttcluster.storage.redis_routes import Announcements
 from mqttcluster.storage.redis_writer import Call, Meeting, Writer
-from mqttcluster.storage.shared import (
-    BackplaneEvents,
-    Envelope,
-    Forward,
-    Given,
-    IBackplane,
-    NodeInterest,
-    RetainedHint,
-    RouteChange,
-    SessionChange,
-    Take,
-)
+from mqttcluster.storage.shared import BackplaneEvents, Envelope, IBackplane, NodeInterest, RouteChange
 from mqttcluster.storage.worker import FromThread
 
 log = Logger(namespace="mqttcluster.redis")
@@ -55,19 +44,6 @@ log = Logger(namespace="mqttcluster.redis")
 TIMEOUT = 5.0
 #: How often `stop` looks whether everything has been handed over, in seconds.
 STOP_INTERVAL = 0.02
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a backplane has seen go wrong: parcels by channel that were not sent, times that a channel was interrupted,
-    gaps in links, items that made no sense, leases that ran out, and how often the state was loaded."""
-
-    casts_dropped: int = 0
-    channel_gaps: int = 0
-    link_gaps: int = 0
-    skipped: int = 0
-    lapses: int = 0
-    loads: int = 0
 
 
 class RedisBackplane(IBackplane):
@@ -101,9 +77,9 @@ class RedisBackplane(IBackplane):
         self._writer.met = self._met
         self._writer.refused = self._refused
         self._writer.dropped = self._dropped
-        self._announcements = Announcements(self._keys, self._writer.submit, self._lost, self._meet)
-        self._burials = Burials(self._keys, timing, self._writer.submit, self._clock, self._reap)
-        self._events: BackplaneEvents | None = None
+        self._news = News(self._has_applied)
+        self._announcements = Announcements(self._keys, self._writer.submit, self._lost, self._news.meet)
+        self._burials = Burials(self._keys, timing, self._writer.submit, self._clock, self._news.reap)
         self._started: Deferred[None] | None = None
         self._ended: list[Deferred[None]] = []
         self._stopping = False
@@ -113,18 +89,15 @@ class RedisBackplane(IBackplane):
         self._term = 0
         self._first = True
         self._evicting = False
-        self._members: dict[str, Member] = {}
-        #: Nodes that were ever seen and are not known to be gone; and those of which routes were told.
-        self._known: set[str] = set()
-        self._told: set[str] = set()
         self._lease = Lease(boottime, self._fenced)
         self._beating = False
-        self.counts = Counts()
+        self.counts = self._news.counts
         self._be_somebody()
 
     def _be_somebody(self) -> None:
         """Take a new id, and what goes with it."""
         self._node = f"{self._name}-{secrets.token_hex(4)}"
+        self._news.node = self._node
         self._casts = Casts(self._node, self._keys, self._writer.submit)
         self._links = Links(self._node, self._keys, self._writer.submit, self._clock, self._beat, self._bound)
         keys = self._keys
@@ -145,7 +118,7 @@ class RedisBackplane(IBackplane):
         return self._node
 
     def start(self, events: BackplaneEvents) -> Deferred[None]:
-        self._events = events
+        self._news.events = events
         self._started = Deferred()
         self._ended.append(self._writer.start())
         return self._started
@@ -167,7 +140,7 @@ class RedisBackplane(IBackplane):
         return done
 
     def members(self) -> Sequence[str]:
-        return list(self._members)
+        return list(self._news.members)
 
     def cast(self, node: str, envelope: Envelope) -> None:
         self._casts.add(node, envelope)
@@ -257,7 +230,7 @@ class RedisBackplane(IBackplane):
     def _entered(self, beat: Heartbeat, wait: float) -> None:
         """The others know this node, and the position in the routes is fixed."""
         self._joined = True
-        self._meet(beat.members)
+        self._news.meet(beat.members)
         self._burials.open(self._node, self._run)
         if self._first:
             self._first = False
@@ -281,13 +254,7 @@ class RedisBackplane(IBackplane):
         if not self._subscribed:
             self._load_waits = lambda: self._load(term, position)
             return
-        for node in self._told | (self._known - set(self._members)):
-            self._tell("gone", node)
-        self._told, self._known = set(), set(self._members)
-        self.counts.loads += 1
-        assert self._events is not None
-        loaded = maybeDeferred(self._events.load)
-        loaded.addCallbacks(
+        self._news.load().addCallbacks(
             self._ask_wants, self._not_loaded, callbackArgs=(term, position), errbackArgs=(term, position)
         )
 
@@ -304,8 +271,8 @@ class RedisBackplane(IBackplane):
         def answered(answers: Sequence[Any], sent: float) -> None:
             if term == self._term and not self._stopping:
                 for node, flat in zip(nodes, answers, strict=True):
-                    for name, bits in zip(flat[::2], flat[1::2], strict=True):
-                        self._tell_route(node, NodeInterest(name.decode(), int(bits)))
+                    pairs = zip(flat[::2], flat[1::2], strict=True)
+                    self._news.routes(node, [NodeInterest(name.decode(), int(bits)) for name, bits in pairs])
                 self._follow(position)
 
         self._writer.submit(Call([("HGETALL", self._keys.want(node)) for node in nodes], answered))
@@ -352,7 +319,7 @@ class RedisBackplane(IBackplane):
         self._writer.submit(Call([command], answered))
 
     def _beaten(self, beat: Heartbeat, sent: float, doubtful: Sequence[str]) -> None:
-        self._meet(beat.members)
+        self._news.meet(beat.members)
         self._head = beat.head
         if not beat.live:
             self._lease.lapse()
@@ -372,8 +339,7 @@ class RedisBackplane(IBackplane):
 
     def _fenced(self, fenced: bool) -> None:
         if not self._stopping:
-            self.counts.lapses += fenced
-            self._tell("fenced", fenced)
+            self._news.fenced(fenced)
 
     def _beat_if_caught_up(self) -> None:
         """A node that has lapsed, or joins, is live as soon as it has applied what there is."""
@@ -403,14 +369,8 @@ class RedisBackplane(IBackplane):
         self._term += 1
         self._streams.stop()
         self._channels.stop()
-        self._members.clear()
-        self._told.clear()
-        self._known.clear()
         self._writer.submit(Call([("DEL", *self._own_keys())]))
-        assert self._events is not None
-        closed = maybeDeferred(self._events.evicted)
-        closed.addErrback(lambda failure: log.failure("connections could not be closed", failure))
-        closed.addCallback(self._return)
+        self._news.evicted().addCallback(self._return)
 
     def _return(self, _: None) -> None:
         """Nothing of the old life is left; begin a new one."""
@@ -453,7 +413,7 @@ class RedisBackplane(IBackplane):
 
     def _read(self, batch: Batch) -> None:
         """From the link and the routes."""
-        self._take(batch)
+        self._hear(batch)
         if batch.term != self._term or not self._loaded:
             return
         origins = set()
@@ -463,12 +423,10 @@ class RedisBackplane(IBackplane):
             if delta.gone == self._node:
                 self._beat()
             elif delta.gone:
-                self._gone(delta.gone)
-            for change in delta.changes:
-                if isinstance(change, (NodeInterest, SessionChange)):
-                    self._tell_route(delta.origin, change)
-                else:
-                    self.counts.skipped += 1
+                self._links.gone(delta.gone)
+                self._announcements.buried(delta.gone)
+                self._news.gone(delta.gone)
+            self._news.routes(delta.origin, delta.changes)
         for origin in origins - {self._node}:
             self._casts.add(origin, Applied(self._applied))
             self._flush_soon()
@@ -479,26 +437,14 @@ class RedisBackplane(IBackplane):
             self._beat_if_caught_up()
 
     def _hear(self, batch: Batch) -> None:
-        """From the channels."""
-        self._take(batch)
-
-    def _take(self, batch: Batch) -> None:
+        """From a lane."""
         self.counts.skipped += batch.skipped
-        for parcel in batch.parcels:
-            if parcel.sender != self._node and not self._evicting:
-                self._open(parcel)
+        if not self._evicting:
+            self._news.parcels(batch.parcels)
 
-    def _open(self, parcel: Parcel) -> None:
-        if parcel.gap:
-            self.counts.link_gaps += 1
-            self._tell("gap", parcel.sender)
-        for item in parcel.items:
-            if isinstance(item, Applied):
-                self._announcements.applied(parcel.sender, item.number)
-            elif isinstance(item, (Forward, Take, Given, RetainedHint)):
-                self._tell("received", parcel.sender, item)
-            else:
-                self.counts.skipped += 1
+    def _has_applied(self, node: str, number: int) -> None:
+        """Another node acts on the routes up to `number`."""
+        self._announcements.applied(node, number)
 
     def _listening(self, listening: bool) -> None:
         if not listening:
@@ -510,36 +456,3 @@ class RedisBackplane(IBackplane):
 
     def _dropped(self, number: int) -> None:
         self.counts.casts_dropped += number
-
-    # -- what the broker is told
-
-    def _meet(self, members: dict[str, Member]) -> None:
-        self._members = {node: member for node, member in members.items() if node != self._node}
-        self._known |= self._members.keys()
-
-    def _gone(self, node: str) -> None:
-        self._members.pop(node, None)
-        self._told.discard(node)
-        self._known.discard(node)
-        self._links.gone(node)
-        self._announcements.buried(node)
-        self._tell("gone", node)
-
-    def _tell_route(self, node: str, change: RouteChange) -> None:
-        """Also this node's own changes of sessions: those of all nodes are applied in one order everywhere."""
-        if node != self._node:
-            self._told.add(node)
-        elif isinstance(change, NodeInterest):
-            return
-        self._tell("route", node, change)
-
-    def _reap(self, node: str) -> Deferred[None]:
-        assert self._events is not None
-        return self._events.reap(node)
-
-    def _tell(self, event: str, *values: object) -> None:
-        """What goes wrong in the broker must not stop what comes after."""
-        try:
-            getattr(self._events, event)(*values)
-        except Exception:
-            log.failure("the event {event} failed", event=event)

@@ -64,6 +64,11 @@ class HeldStore:
             inner, outer = self._waiting.popleft()
             inner.chainDeferred(outer)
 
+    @property
+    def waiting(self) -> int:
+        """How many answers are kept back."""
+        return len(self._waiting)
+
     def release_all(self) -> None:
         """Hold nothing any more."""
         self.holding = False

@@ -106,3 +106,22 @@ def test_a_version_that_is_not_spoken_yet_is_refused(world: World) -> None:
     peer.send(bytes.fromhex("10 10 00 04 4D 51 54 54 05 02 00 00 00 00 03 61 62 63"))
     assert peer.bytes().hex(" ") == "20 02 00 01"
     assert peer.closed
+
+
+def test_a_broker_that_stops_publishes_the_wills_of_its_clients_though_others_were_due(world: World) -> None:
+    """A will that becomes due as the broker stops reaches a session's queue, also while another is being published."""
+    kept = world.connect("k", clean_start=False)
+    kept.send(Subscribe(1, [("#", Subscription(1))]))
+    first, second = (world.connect(name, will=Will(name, b"x", 1, False)) for name in "ab")
+    publications, published = world.store.inner.publish, []
+    world.store.inner.publish = lambda p: published.append(p.message.topic) or publications(p)
+    world.hold()
+    first.drop()
+    world.answer()  # the end of the first is stored
+    world.answer()  # its will is known to be due, and on its way to the store
+    stopping = world.broker.stop()
+    while not stopping.called:
+        assert world.store.waiting
+        world.answer(1)
+    assert second.closed
+    assert published == ["a", "b"]

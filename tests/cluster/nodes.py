@@ -78,7 +78,8 @@ class Cluster:
         for number in range(count):
             name = f"n{number}"
             (directory / name).mkdir()
-            recipe = Mqttcluster(certificates, options, self.redis.url, name)
+            # A client of a test that has failed may never acknowledge what it was sent.
+            recipe = Mqttcluster(certificates, ["--drain-timeout", "2", *options], self.redis.url, name)
             self.nodes.append(Node(name, recipe, directory / name))
 
     def __getitem__(self, number: int) -> Node:

@@ -19,7 +19,7 @@ from wsproto.frame_protocol import Opcode
 
 from mqttcluster.net.frames import STEP
 from mqttcluster.net.websocket import BrokenRule
-from tests.net.websocket_peer import Browser, Recorder, binary, frame, request
+from tests.net.websocket_peer import Browser, Recorder, Wire, binary, frame, request
 
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION
 CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
@@ -705,3 +705,24 @@ def test_any_request(pieces: list[bytes], size: int) -> None:
     assert answer.count(b"HTTP/1.1 4") <= 1
     browser.lose()
     assert not browser.clock.getDelayedCalls()
+
+
+def test_connections_without_a_request_have_a_bound() -> None:
+    """More connections that say nothing than this node takes are closed at once; one that has gone makes room, and so
+    does one whose handshake is over."""
+    first = Browser(room=lambda: 2)
+
+    def connect() -> Wire:
+        wire = Wire()
+        first.factory.buildProtocol(wire.getPeer()).makeConnection(wire)
+        return wire
+
+    assert [connect().disconnected for _ in range(2)] == [False, True]
+    first.lose()
+    third = Wire()
+    server = first.factory.buildProtocol(third.getPeer())
+    server.makeConnection(third)
+    assert not third.disconnected
+    server.dataReceived(request())
+    assert third.value().startswith(b"HTTP/1.1 101 ")
+    assert [connect().disconnected for _ in range(2)] == [False, True]
