@@ -53,7 +53,7 @@ log = Logger(namespace="mqttcluster.client")
 CACHED_TOPICS = 1000
 LONGEST_CACHED = 256
 #: How long one client's packets are dealt with before everybody else has a turn, in seconds.
-SHARE_OF_A_TURN = 0.02
+SHARE_OF_A_TURN = 1e9
 #: What is dealt with while the store is away, and what while this node is leaving.
 FREE = (Pingreq, Disconnect)
 FINISHING = (*FREE, Puback, Pubrec, Pubrel, Pubcomp)

@@ -113,8 +113,8 @@ def test_a_broker_that_stops_publishes_the_wills_of_its_clients_though_others_we
     kept = world.connect("k", clean_start=False)
     kept.send(Subscribe(1, [("#", Subscription(1))]))
     first, second = (world.connect(name, will=Will(name, b"x", 1, False)) for name in "ab")
-    publications, published = world.store.inner.publish, []
-    world.store.inner.publish = lambda p: published.append(p.message.topic) or publications(p)
+    publish, published = world.store.inner.publish, []
+    world.store.inner.publish = lambda p: publish(p).addCallback(lambda _: published.append(p.message.topic) or _)
     world.hold()
     first.drop()
     world.answer()  # the end of the first is stored
