@@ -67,7 +67,7 @@ class BrokerService(Service):
         self._websocket_path = websocket_path
         self._observer = observer
         self._fail = fail or give_up
-        self._ports: list[Any] = []
+        self._ports: list[tuple[Listener, Any]] = []
         self._starting: Deferred[None] | None = None
         self._started = False
         self._stopping = False
@@ -114,7 +114,7 @@ class BrokerService(Service):
         except (CannotListenError, OSError, OverflowError) as error:
             text = f"cannot listen ({_cause(error)}); choose another address, or stop what uses it"
             raise _CannotListen(str(Problem(listener.where, text))) from error
-        self._ports.append(port)
+        self._ports.append((listener, port))
         what = _WHAT[listener.option]
         over = " over TLS" if listener.secure else ""
         path = f" at {self._websocket_path}" if listener.option == "websocket" else ""
@@ -135,9 +135,7 @@ class BrokerService(Service):
         if self._starting is None:
             return
         await _result(self._starting)
-        for port in reversed(self._ports):
-            await _result(port.stopListening())
-        self._ports.clear()
+        await self._close(lambda listener: listener.option != "admin")
         try:
             if self._started:
                 await self._node.stop()
@@ -145,7 +143,15 @@ class BrokerService(Service):
             log.error("the store did not close: {error}", error=error)
         except Exception:
             log.failure("cannot stop in order")
+        await self._close(lambda listener: True)  # probes were told so far that this node is stopping
         log.info("node {node} has stopped", node=self._name)
+
+
+    async def _close(self, chosen: Callable[[Listener], bool]) -> None:
+        for listener, port in reversed(self._ports):
+            if chosen(listener):
+                await _result(port.stopListening())
+        self._ports = [(listener, port) for listener, port in self._ports if not chosen(listener)]
 
 
 class _CannotListen(Exception):

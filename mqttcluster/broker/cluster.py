@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.retained_sync import RetainedSync
+from mqttcluster.broker.sessions import whole
 from mqttcluster.core.interest import LINKED, LIVE, Interest
 from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
@@ -272,13 +273,10 @@ class Cluster(Alone):
     async def _reap(self, node: str) -> None:
         broker = self._broker
         unannounced = await self._store.reap(node, broker.clock.seconds())
-        await self.announce(
-            *(SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True) for kept in unannounced)
-        )
-        for kept in unannounced:
-            broker.sessions.changed(
-                SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True)
-            )
+        changes = [whole(kept.client_id, kept.generation, kept.epoch, kept.subscriptions) for kept in unannounced]
+        for change in changes:
+            broker.sessions.changed(change)
+        await self.announce(*changes)
         broker.housekeeping.look()
 
     def received(self, node: str, envelope: Envelope) -> None:

@@ -149,6 +149,7 @@ class Publishing:
         if answer.stale or answer.repeated:
             plan.live.clear()
             plan.queued.clear()
+            plan.nodes = ()
             return succeed(None)
         self._numbered(answer, plan)
         if not self._cluster.first(answer.exchange):

@@ -7,7 +7,7 @@ later one wins, here by `_opening`, in the store by the order of the calls [G3].
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
@@ -42,6 +42,11 @@ class _End(NamedTuple):
     now: float
     expiry: int | None = None
     grace: float = 0.0
+
+
+def whole(client_id: str, generation: int, epoch: int, subscriptions: Mapping[str, Subscription]) -> SessionChange:
+    """All subscriptions of a session, as its owner of `epoch` has them."""
+    return SessionChange(client_id, generation, subscriptions, whole=True, epoch=epoch)
 
 
 class Sessions:
@@ -83,7 +88,7 @@ class Sessions:
             if subscriber.durable and subscriber.outlet is None and subscriber.client_id not in there:
                 self.forget(subscriber)
         for kept in sessions:
-            self.changed(SessionChange(kept.client_id, kept.generation, kept.subscriptions, whole=True))
+            self.changed(whole(kept.client_id, kept.generation, kept.epoch, kept.subscriptions))
 
     async def open(self, client: Client, connect: Connect, now: float) -> bool | None:
         """Give the client its session. Returns Session Present; None if the connection is not wanted any more.
@@ -215,23 +220,23 @@ class Sessions:
             subscriber = None
         if opened.wiped:
             self._cluster.announce(SessionChange(client_id, opened.wiped, gone=True))
+        change = whole(client_id, opened.generation, opened.epoch, opened.subscriptions)
         if subscriber is None:
-            subscriber = Subscriber(client_id, opened.generation, durable)
-            self._routing.restore(subscriber, opened.subscriptions.items())
-            self.subscribers[client_id] = subscriber
+            subscriber = self.subscribers[client_id] = Subscriber(client_id, opened.generation, durable)
         subscriber.durable = durable
+        self.changed(change)
         if opened.unannounced:
-            self._routing.forget(subscriber)
-            self._routing.restore(subscriber, opened.subscriptions.items())
-            whole = SessionChange(client_id, opened.generation, opened.subscriptions, whole=True)
-            self._cluster.announce(whole)
+            self._cluster.announce_session(change, opened.epoch)
         return subscriber
 
     def _session(self, client_id: str, opened: Opened, durable: bool) -> Session:
         settings = self._settings
         max_queued = self.look_ahead if durable else settings.max_queued
         session = Session(client_id, opened.epoch, durable, settings.max_inflight, max_queued)
-        session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, opened.inbound)
+        # Another node may have stored such a message for some of its receivers only. If it comes again it is published
+        # again, and who has it refuses it [G2].
+        inbound = () if self._cluster.others else opened.inbound
+        session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, inbound)
         for sequence in opened.released:
             session.inflight.restore_received(sequence)
         return session
@@ -298,6 +303,9 @@ class Sessions:
             return
         if subscriber is None:
             subscriber = self.subscribers[client_id] = Subscriber(client_id, change.generation, durable=True)
+        if change.epoch < subscriber.epoch:
+            return
+        subscriber.epoch = change.epoch
         remove = set(change.remove)
         if change.whole:
             remove.update(subscriber.subscriptions.keys() - change.add.keys())

@@ -77,7 +77,7 @@ class Subscribing:
             return
         outlet = client.outlet
         assert outlet is not None
-        change = SessionChange(outlet.session.client_id, outlet.subscriber.generation, dict(granted))
+        change = SessionChange(outlet.session.client_id, outlet.subscriber.generation, dict(granted), epoch=outlet.epoch)
         for topic_filter, subscription in granted:  # the session has them, even if its connection has ended meanwhile
             before = outlet.subscriber.subscriptions.get(topic_filter)
             self._routing.subscribe(outlet.subscriber, topic_filter, subscription)
@@ -105,7 +105,9 @@ class Subscribing:
                 self._cluster.changed(outlet.subscriber, topic_filter, before)
             reasons.append(Reason.NO_SUBSCRIPTION_EXISTED if before is None else Reason.SUCCESS)
         # nobody has to have heard of it before UNSUBACK: what still comes is not delivered
-        self._announce(client, SessionChange(outlet.session.client_id, outlet.subscriber.generation, {}, present))
+        generation = outlet.subscriber.generation
+        change = SessionChange(outlet.session.client_id, generation, {}, present, epoch=outlet.epoch)
+        self._announce(client, change)
         if outlet.closed:
             return
         if outlet.session.feed:

@@ -35,12 +35,14 @@ class Subscriber:
     not connected to this node.
     """
 
-    __slots__ = ("client_id", "durable", "generation", "outlet", "subscriptions")
+    __slots__ = ("client_id", "durable", "epoch", "generation", "outlet", "subscriptions")
 
     def __init__(self, client_id: str, generation: int, durable: bool) -> None:
         self.client_id = client_id
         self.generation = generation
         self.durable = durable
+        #: The latest owner whose word on the subscriptions is known.
+        self.epoch = 0
         self.outlet: Outlet | None = None
         self.subscriptions: dict[str, Subscription] = {}
 

@@ -59,7 +59,7 @@ _NUMBER = Struct(">Q")
 _BELL = Struct(">QQB")
 _EXCHANGE = Struct(">QQ")
 _HINT_HEAD = Struct(">HQB")
-_SESSION_HEAD = Struct(">BQ")
+_SESSION_HEAD = Struct(">BQQ")
 
 # Flags of a session's change.
 _WHOLE, _GONE = 0x01, 0x02
@@ -179,7 +179,7 @@ def _decode_hint(reader: _Reader) -> RetainedHint:
 
 def _encode_session(change: SessionChange) -> bytes:
     flags = (_WHOLE if change.whole else 0) | (_GONE if change.gone else 0)
-    parts = [_BYTE.pack(_SESSION), _SESSION_HEAD.pack(flags, change.generation), _text(change.client_id)]
+    parts = [_BYTE.pack(_SESSION), _SESSION_HEAD.pack(flags, change.generation, change.epoch), _text(change.client_id)]
     parts.append(_LENGTH.pack(len(change.add)))
     for topic_filter, subscription in change.add.items():
         record = encode_subscription(subscription)
@@ -190,14 +190,14 @@ def _encode_session(change: SessionChange) -> bytes:
 
 
 def _decode_session(reader: _Reader) -> SessionChange:
-    flags, generation = reader.several(_SESSION_HEAD)
+    flags, generation, epoch = reader.several(_SESSION_HEAD)
     client_id = reader.text()
     add = {}
     for _ in range(reader.one(_LENGTH)):
         topic_filter = reader.text()
         add[topic_filter] = decode_subscription(reader.take(reader.one(_SHORT)))
     remove: Sequence[str] = [reader.text() for _ in range(reader.one(_LENGTH))]
-    return SessionChange(client_id, generation, add, remove, bool(flags & _WHOLE), bool(flags & _GONE))
+    return SessionChange(client_id, generation, add, remove, bool(flags & _WHOLE), bool(flags & _GONE), epoch)
 
 
 def _text(text: str) -> bytes:

@@ -134,11 +134,13 @@ class Published:
 
 @dataclass(slots=True)
 class KeptSession:
-    """A session that outlives its connection, as a starting node learns of it."""
+    """A session that outlives its connection, as a starting node learns of it; `epoch` is that of its last owner, for a
+    store that nodes share."""
 
     client_id: str
     generation: int
     subscriptions: dict[str, Subscription]
+    epoch: int = 0
 
 
 @dataclass(slots=True)

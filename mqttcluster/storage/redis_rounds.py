@@ -107,14 +107,14 @@ class Rounds:
                 command
                 for client_id in client_ids
                 for command in (
-                    ("HGET", keys.record(number, client_id), "gen"),
+                    ("HMGET", keys.record(number, client_id), "gen", "epoch"),
                     ("HGETALL", keys.subscriptions(number, client_id)),
                 )
             )
         )
-        for client_id, generation, subscriptions in zip(client_ids, answers, answers, strict=True):
+        for client_id, (generation, epoch), subscriptions in zip(client_ids, answers, answers, strict=True):
             if generation is not None:
-                yield KeptSession(client_id, int(generation), decode_subscriptions(subscriptions))
+                yield KeptSession(client_id, int(generation), decode_subscriptions(subscriptions), int(epoch))
 
     def due(self, now: float, limit: int) -> Due:
         """Sessions that have expired, ended here, and due wills, taken for this node."""
@@ -158,7 +158,8 @@ class Rounds:
         kept = []
         for name, slot in self.add(names, lambda plan, name: plan.of(name).add_for("u", name)):
             if slot.read:
-                kept.append(KeptSession(name, int(slot.read[0]), decode_subscriptions(slot.read[1])))
+                generation, subscriptions, epoch = slot.read
+                kept.append(KeptSession(name, int(generation), decode_subscriptions(subscriptions), int(epoch)))
         return kept
 
     def release(self, node: str, now: float) -> None:

@@ -72,8 +72,9 @@ class NodeInterest:
 
 @dataclass(slots=True)
 class SessionChange:
-    """The subscriptions of a durable session have changed. `whole`: `add` is all there is. `gone`: the session
-    ended."""
+    """The subscriptions of a durable session have changed under the owner of `epoch`; word from an earlier owner that
+    comes late changes nothing. `whole`: `add` is all there is. `gone`: the session ended.
+    """
 
     client_id: str
     generation: int
@@ -81,6 +82,7 @@ class SessionChange:
     remove: Sequence[str] = ()
     whole: bool = False
     gone: bool = False
+    epoch: int = 0
 
 
 RouteChange = NodeInterest | SessionChange

@@ -34,6 +34,7 @@ ITEMS: list[Item] = [
     SessionChange("c", 2**40, {"f": Subscription(2, True, True, 2, 99), "g": Subscription()}, ["x", "y"]),
     SessionChange("c", 1, {}, [], whole=True),
     SessionChange("c", 1, {}, [], gone=True),
+    SessionChange("c", 1, {}, [], epoch=2**50),
 ]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -155,11 +155,11 @@ function operations.e()
   return 0, owned and read_queue(session, after, limit) or {}
 end
 
--- unannounced: session. Reads gen and sub if it is offline
+-- unannounced: session. Reads gen, sub and epoch if it is offline
 function operations.u()
   local session = take_session()
   if not session.there or session.owner ~= '' then return 0, {} end
-  return 0, {session.gen, redis.call('HGETALL', session.sub)}
+  return 0, {session.gen, redis.call('HGETALL', session.sub), session.epoch}
 end
 
 -- expire: session, client id, now. Answers the generation of the session that has ended, or 0
