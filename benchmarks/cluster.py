@@ -79,6 +79,9 @@ def run_all(peers: Sequence[Peer], scenarios: Sequence[Scenario], repeat: int, s
                     if turn:
                         outcomes.setdefault((scenario.name, peer.name), []).append(outcome)
                     print(f"{scenario.name:17} {peer.name:12} {_brief(outcome)}", file=sys.stderr)
+                    if outcome.lost or outcome.repeated or outcome.reordered:
+                        for program in measured:
+                            print(f"-- {program.name}:\n{program.last_words()}", file=sys.stderr)
     return [
         _row(scenario, peer, outcomes[scenario.name, peer.name]) for scenario in scenarios for peer in peers
     ]

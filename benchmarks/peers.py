@@ -27,7 +27,7 @@ class Program:
 
     def __init__(self, name: str, command: Sequence[str], run: Path, ready: str, port: int = 0) -> None:
         self.name = name
-        path = run / f"{name}.log"
+        path = self._log = run / f"{name}.log"
         env = {key: value for key, value in os.environ.items() if not key.startswith("MQTTCLUSTER_")}
         with path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -47,6 +47,10 @@ class Program:
         stat = Path(f"/proc/{self._process.pid}/stat").read_text()
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / TICK
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -69,11 +69,15 @@ class TestService:
         gc.unfreeze()
 
     def make(
-        self, node: FakeNode, *errors: Exception | None, observer: Any = None
+        self,
+        node: FakeNode,
+        *errors: Exception | None,
+        observer: Any = None,
+        options: Sequence[str] = ("listen", "listen"),
     ) -> tuple[BrokerService, MemoryReactorClock, list[str]]:
         doors = [
-            Listener("listen", f"door {number}", "tcp:1", FakeEndpoint(node, error), False, True)
-            for number, error in enumerate(errors)
+            Listener(option, f"door {number}", "tcp:1", FakeEndpoint(node, error), False, True)
+            for number, (option, error) in enumerate(zip(options, errors))
         ]
         reactor, lines = MemoryReactorClock(), list[str]()
         service = BrokerService(
@@ -102,6 +106,15 @@ class TestService:
         assert service.stopService().called
         assert node.events[3:] == ["close door 1", "close door 0", "stop"]
         assert lines == []
+
+    def test_probes_are_answered_to_the_end(self) -> None:
+        """A balancer that asks while the node drains is told that it is stopping, and not left without an answer."""
+        node = FakeNode(succeed(None))
+        service, reactor, _ = self.make(node, None, None, options=("listen", "admin"))
+        service.startService()
+        reactor.run()
+        assert service.stopService().called
+        assert node.events[3:] == ["close door 0", "stop", "close door 1"]
 
     def test_stop_while_starting(self) -> None:
         """A signal during the start: no listener opens any more, and the store is closed when it is there."""

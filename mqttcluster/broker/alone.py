@@ -36,6 +36,10 @@ class Alone:
         """Whether this node may act on its routes and acknowledge."""
         return True
 
+    def congested(self) -> bool:
+        """Whether other nodes do not take what they are sent: QoS 1 and 2 publishes are to wait."""
+        return False
+
     def away(self) -> bool:
         """Whether it is the store that keeps this node from acting."""
         return False

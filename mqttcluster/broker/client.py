@@ -53,7 +53,7 @@ log = Logger(namespace="mqttcluster.client")
 CACHED_TOPICS = 1000
 LONGEST_CACHED = 256
 #: How long one client's packets are dealt with before everybody else has a turn, in seconds.
-SHARE_OF_A_TURN = 1e9
+SHARE_OF_A_TURN = 0.02
 #: What is dealt with while the store is away, and what while this node is leaving.
 FREE = (Pingreq, Disconnect)
 FINISHING = (*FREE, Puback, Pubrec, Pubrel, Pubcomp)
@@ -111,7 +111,7 @@ class Client:
         self._processing = False
         #: CONNECT, SUBSCRIBE or UNSUBSCRIBE is under way.
         self._busy = False
-        #: A packet that waits for the store to come back.
+        #: A packet that waits for the store to come back, or for other nodes to take what they are sent.
         self._held: Packet | None = None
         self._draining: Deferred[None] | None = None
         self._awaits_deliveries = False
@@ -235,7 +235,7 @@ class Client:
         if self._held is not None:
             packet, self._held = self._held, None
             HANDLERS[type(packet)](self, packet)
-        while not self.ended and not self._blocked:
+        while not self.ended and not self._blocked and self._held is None:
             following = connection.next_packet(now)
             if following is None:
                 break
@@ -263,14 +263,17 @@ class Client:
             elif isinstance(packet, Publish) and not packet.qos and not packet.retain:
                 if self._allowed(packet.topic):
                     message = Message(packet.topic, packet.payload, publisher=self.client_id)
-                    broker.publishing.publish_here(message)
+                    if broker.cluster.may_act():
+                        broker.publishing.plan(message)
+                    else:
+                        broker.publishing.publish_here(message)
             else:
                 self._held = packet
 
     def _regulate_reading(self) -> None:
-        blocked = self._blocked
+        blocked = self._blocked or self._held is not None
         if not blocked and self.connection.state is State.CONNECTED and not self._broker.cluster.may_act():
-            blocked = self._held is not None or not self._broker.cluster.away()
+            blocked = not self._broker.cluster.away()
         if blocked == self._reading and not self.ended and self._lost is None:
             self._reading = not blocked
             if blocked:
@@ -324,9 +327,12 @@ class Client:
     def _publish(self, packet: Publish) -> None:
         broker, outlet = self._broker, self._outlet
         session, metrics = outlet.session, broker.metrics
+        qos, identifier = packet.qos, packet.packet_id
+        if qos and broker.cluster.congested():
+            self._held = packet
+            return
         metrics.publish_received += 1
         metrics.publish_bytes_received += len(packet.payload)
-        qos, identifier = packet.qos, packet.packet_id
         acknowledgement = b""
         if qos == 1:
             acknowledgement = encode(Puback(identifier), self.version)
@@ -459,6 +465,10 @@ class Client:
     def taken_over(self) -> None:
         """Another connection has come for this client id [MQTT-3.1.4-2]. The store learns what was sent, for DUP."""
         self._end("session taken over")
+
+    def session_lost(self) -> None:
+        """The store does not know this connection as the owner of its session: the client has to connect anew."""
+        self._end("the store has lost the session")
 
     def shut_down(self, grace: float = 0.0) -> Deferred[Any] | None:
         """The broker is stopping; the client has `grace` seconds to come back elsewhere before its will is published.

@@ -102,12 +102,20 @@ class Cluster(Alone):
             self._fence_loop.start(FENCE_INTERVAL, now=False)
         return False
 
+    def congested(self) -> bool:
+        """Whether other nodes do not take what they are sent: QoS 1 and 2 publishes are to wait [G9]."""
+        if not self._backplane.congested():
+            return False
+        if not self._fence_loop.running:
+            self._fence_loop.start(FENCE_INTERVAL, now=False)
+        return True
+
     def away(self) -> bool:
         """Whether it is the store that keeps this node from acting, and not that it was asleep itself [G8]."""
         return not self._store.ready()
 
     def _look_at_fence(self) -> None:
-        if not self._fenced and self._backplane.valid():
+        if not self._fenced and self._backplane.valid() and not self._backplane.congested():
             self._fence_loop.stop()
             for client in list(self._broker.clients):
                 client.wake()

@@ -83,7 +83,12 @@ class Sessions:
 
     def restore(self, sessions: Sequence[KeptSession]) -> None:
         """What the store keeps, as this node starts or after it has lost touch with the others."""
-        there = {kept.client_id for kept in sessions}
+        there = {kept.client_id: kept for kept in sessions}
+        for client in list(self.connected.values()):
+            kept = there.get(client.client_id)
+            if client.outlet is not None and client.outlet.session.durable:
+                if kept is None or kept.epoch != client.outlet.epoch:
+                    client.session_lost()  # forgotten by the store, or somebody else's by now
         for subscriber in list(self.subscribers.values()):
             if subscriber.durable and subscriber.outlet is None and subscriber.client_id not in there:
                 self.forget(subscriber)

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from mqttcluster.broker.client import SHARE_OF_A_TURN
 from mqttcluster.mqtt.packets import (
     Connect,
     Disconnect,
@@ -87,7 +86,7 @@ def test_a_lost_connection_is_not_waited_for_when_its_session_is_taken_over(worl
 def test_a_client_takes_turns_with_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """One chunk full of packets that cost much does not keep the others waiting until all of it is done [G9]; nothing
     of it is lost."""
-    monkeypatch.setattr(world.broker.clock, "seconds", count(1000.0, SHARE_OF_A_TURN / 4).__next__)
+    monkeypatch.setattr(world.broker.clock, "seconds", count(1000.0, 0.005).__next__)
     greedy = world.connect("g")
     assert greedy.client is not None
     greedy.client.data_received(encode(Pingreq(), 4) * 100)
@@ -112,16 +111,17 @@ def test_a_broker_that_stops_publishes_the_wills_of_its_clients_though_others_we
     """A will that becomes due as the broker stops reaches a session's queue, also while another is being published."""
     kept = world.connect("k", clean_start=False)
     kept.send(Subscribe(1, [("#", Subscription(1))]))
-    first, second = (world.connect(name, will=Will(name, b"x", 1, False)) for name in "ab")
+    first, second, third = (world.connect(name, will=Will(name, b"x", 1, False)) for name in "abc")
     publish, published = world.store.inner.publish, []
     world.store.inner.publish = lambda p: publish(p).addCallback(lambda _: published.append(p.message.topic) or _)
     world.hold()
     first.drop()
-    world.answer()  # the end of the first is stored
-    world.answer()  # its will is known to be due, and on its way to the store
+    second.drop()
+    world.answer()  # their end is stored
+    world.answer()  # their wills are known to be due, and the first one is on its way to the store
     stopping = world.broker.stop()
     while not stopping.called:
         assert world.store.waiting
         world.answer(1)
-    assert second.closed
-    assert published == ["a", "b"]
+    assert third.closed
+    assert published == ["a", "b", "c"]

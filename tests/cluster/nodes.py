@@ -107,17 +107,14 @@ class Cluster:
         with self.redis.client() as client:
             return sorted(name.decode() for name in client.hkeys("mc:{c}:nodes"))
 
-    def until_buried(self, node: Node) -> None:
-        """Until the others have given up the last life of a node that was killed, and cleaned up after it."""
+    def until_nothing_is_due(self) -> None:
+        """Until no will waits to be published."""
 
-        def cleaned_up() -> bool:
+        def nothing() -> bool:
             with self.redis.client() as client:
-                names = [name.decode() for name in client.hkeys("mc:{c}:nodes")]
-                owned = [owner for number in range(16) for owner in client.hvals(f"mc:{{p{number}}}:own")]
-            left = [*names, *(owner.decode() for owner in owned)]
-            return not any(name.rpartition("-")[0] == node.name for name in left)
+                return not any(client.exists(f"mc:{{p{number}}}:wills") for number in range(16))
 
-        until(cleaned_up)
+        until(nothing)
 
 
 def _at_once(calls: Iterable[Callable[[], None]]) -> None:

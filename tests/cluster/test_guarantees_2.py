@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.nodes import Cluster, Cutter, Node, until
+from tests.cluster.nodes import Cluster, Cutter, Node
 from tests.support import wire
 from tests.support.persistent import Publisher, Pump, Subscriber
 from tests.support.wire import Published, Wire
@@ -119,11 +119,7 @@ def test_g7_wills_of_a_killed_node(three: Cluster) -> None:
     assert sorted(topics[1:]) == sorted(f"wills/{number}" for number in range(40))
     assert took < 10
 
-    def nothing_due() -> bool:
-        with three.redis.client() as client:
-            return not any(client.exists(f"mc:{{p{number}}}:wills") for number in range(16))
-
-    until(nothing_due)
+    three.until_nothing_is_due()
     for node in (three[1], three[2]):  # what either had still to say comes before this
         with node.wire().connect("marker") as marker:
             marker.publish("wills/marker", b"", 2)

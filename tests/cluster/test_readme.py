@@ -100,8 +100,11 @@ def _follow(directory: Path, redis: str, nodes: str, message: str) -> None:
         for pid in pids:
             until(lambda pid=pid: gone(pid))  # type: ignore[misc]
         server.terminate()
-    for log in logs:
-        assert not FAULTS.search(log.read_text()), log.read_text()
+    for number, log in enumerate(logs, 1):
+        text = log.read_text()
+        assert not FAULTS.search(text), text
+        assert f"node n{number}, store redis://" in text
+        assert len(re.findall("client .* connected from", text)) == 1, "one client at each node"
 
 
 @pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", README.read_text()))

@@ -42,6 +42,8 @@ from mqttcluster.mqtt.packets import (
     Suback,
     Subscribe,
     Subscription,
+    Unsuback,
+    Unsubscribe,
     Will,
 )
 from mqttcluster.mqtt.reasons import Reason
@@ -184,12 +186,12 @@ class Store:
 
 class Lanes:
     """What a broker sees of its `RedisBackplane`. `fate` says of each envelope how often it arrives; None: later, when
-    `release` is called."""
+    `release` is called. While `channel_lost`, nothing that leaves by channel arrives, as when Redis has cut it."""
 
     def __init__(self, inner: RedisBackplane) -> None:
         self.inner = inner
         self.fate: Callable[[Envelope], int | None] = lambda envelope: 1
-        self.sent: list[tuple[str, Envelope]] = []
+        self.channel_lost = False
         self._held: list[Callable[[], object]] = []
 
     @property
@@ -205,10 +207,12 @@ class Lanes:
             send()
 
     def cast(self, node: str, envelope: Envelope) -> None:
-        self._send(node, envelope, lambda: self.inner.cast(node, envelope))
+        if not self.channel_lost:
+            self._send(envelope, lambda: self.inner.cast(node, envelope))
 
     def cast_all(self, envelope: Envelope) -> None:
-        self._send("", envelope, lambda: self.inner.cast_all(envelope))
+        if not self.channel_lost:
+            self._send(envelope, lambda: self.inner.cast_all(envelope))
 
     def link(self, node: str, envelope: Envelope) -> Deferred[bool]:
         accepted: Deferred[bool] = Deferred()
@@ -217,12 +221,11 @@ class Lanes:
             if not accepted.called:
                 accepted.callback(answer)
 
-        if self._send(node, envelope, lambda: self.inner.link(node, envelope).addCallback(answered)) == 0:
+        if self._send(envelope, lambda: self.inner.link(node, envelope).addCallback(answered)) == 0:
             answered(True)
         return accepted
 
-    def _send(self, node: str, envelope: Envelope, send: Callable[[], object]) -> int | None:
-        self.sent.append((node, envelope))
+    def _send(self, envelope: Envelope, send: Callable[[], object]) -> int | None:
         times = self.fate(envelope)
         if times is None:
             self._held.append(send)
@@ -368,10 +371,15 @@ class Peer:
         self._arrived.clear()
         return packets
 
+    def peek(self) -> list[Packet]:
+        """The same, and it stays there."""
+        return list(self._arrived)
+
     def expect(self, *packets: Packet) -> None:
         """The next packets are exactly these."""
         for packet in packets:
-            assert self.packet() == packet
+            got = self.packet()
+            assert got == packet, got
 
     def until_closed(self) -> list[Packet]:
         """Wait until the broker has closed the connection. Returns what came before."""
@@ -383,6 +391,11 @@ class Peer:
         self.send(Subscribe(1, [(topic_filter, Subscription(qos))]))
         self.expect(Suback(1, [Reason(qos)]))
         return self
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        """UNSUBSCRIBE and its UNSUBACK."""
+        self.send(Unsubscribe(1, [topic_filter]))
+        assert isinstance(self.packet(), Unsuback)
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, packet_id: int = 1, retain: bool = False) -> None:
         """PUBLISH, and the whole exchange that its QoS asks for."""
@@ -416,10 +429,14 @@ class Peer:
             self.send(Pubcomp(message.packet_id))
 
     def _expect_among(self, packet: Packet) -> None:
+        self._arrived.extendleft(reversed(self.until(packet)))
+
+    def until(self, packet: Packet) -> list[Packet]:
+        """Wait for this packet. Returns what came before."""
         before: list[Packet] = []
         while (got := self.packet()) != packet:
             before.append(got)
-        self._arrived.extendleft(reversed(before))
+        return before
 
     def take_until(self, payload: bytes) -> list[bytes]:
         """Take messages up to one with this payload. Returns the payloads before it, in order."""
@@ -471,6 +488,11 @@ class Stage:
         alive = [node for node in self.nodes if node.alive]
         self.until(lambda: all(len(node.lanes.inner.members()) == len(alive) - 1 for node in alive))
         return nodes
+
+    def leave(self, node: Node) -> None:
+        """It is told to stop, and does."""
+        self.world.wait(node.broker.stop())
+        self.nodes.remove(node)
 
     def close(self) -> None:
         globalLogPublisher.removeObserver(self._observe)

@@ -1,0 +1,107 @@
+"""One client id, several connections: the last one stays, and what the others still do has no effect.
+
+The scenarios 11 and 12 of the table in this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mqttcluster.mqtt.packets import Connack, Connect, Puback, Publish, Pubrel, Subscribe, Subscription
+from mqttcluster.storage.redis_members import Timing, members
+from tests.cluster.scenarios.stage import CALM, FAST, Node, Stage
+
+#: A lease that runs out soon, and nobody found dead after that.
+PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
+
+
+def owner(stage: Stage, client_id: str) -> list[str]:
+    """The nodes that own it, as Redis sees it."""
+    with stage.redis.client() as client:
+        found = [client.hget(f"mc:{{p{number}}}:own", client_id) for number in range(16)]
+    return [node.decode() for node in found if node is not None]
+
+
+@pytest.mark.parametrize("channel", ["up", "lost"])
+@pytest.mark.parametrize("first", [0, 1], ids=["in order", "out of order"])
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
+def test_two_connect_at_once_and_a_third_later(stage: Stage, clean: bool, first: int, channel: str) -> None:
+    """Two nodes open one client id at once, in whatever order their answers come, a third one later: in the end one
+    connection remains, the last. All others are closed, also if no word gets through by channel."""
+    nodes = stage.start("a", "b", "c")
+    for node in nodes:
+        node.lanes.channel_lost = channel == "lost"
+    gates = [node.store.keep_answer("open") for node in nodes[:2]]
+    peers = [node.peer() for node in nodes]
+    for peer in peers[:2]:
+        peer.send(Connect("only", 4, clean_start=clean))
+    stage.until(lambda: all(gate.reached for gate in gates))
+    gates[first].open()
+    gates[1 - first].open()
+    stage.until(lambda: any(peer.closed or peer.peek() for peer in peers[:2]))
+    peers[2].send(Connect("only", 4, clean_start=clean))
+    peers[2].expect(Connack(not clean))
+    for peer in peers[:2]:
+        assert peer.until_closed() in ([], [Connack(False)], [Connack(True)])
+    peers[2].subscribe("t", 1)
+    for node in nodes:
+        node.connect(f"writer-{node.name}").publish("t", node.name.encode())
+        assert peers[2].take().payload == node.name.encode()
+    assert owner(stage, "only") == [nodes[2].id]
+
+
+def lease_is_over(stage: Stage, node: Node) -> bool:
+    """By the clock of Redis."""
+    with stage.redis.client() as client:
+        seconds, microseconds = client.time()
+        flat: Sequence[bytes] = [part for pair in client.hgetall("mc:{c}:nodes").items() for part in pair]
+    return members(flat)[node.id].until < 1000 * seconds + microseconds // 1000
+
+
+def buried(stage: Stage, node: str) -> bool:
+    with stage.redis.client() as client:
+        return bool(client.hexists("mc:{c}:graves", node)) and b"done" in client.hget("mc:{c}:graves", node)
+
+
+@pytest.mark.parametrize("moment", ["within its lease", "after its lease", "after its burial"])
+def test_old_owner_is_stopped_and_wakes(stage: Stage, moment: str) -> None:
+    """A client moves away from a node that is stopped, with packets of its in the old socket. When that node goes on,
+    none of them has an effect and the connection is closed. Other clients of that node stay, unless it was buried."""
+    dead = moment == "after its burial"
+    timing = {"within its lease": CALM, "after its lease": PATIENT, "after its burial": FAST}[moment]
+    a, b = stage.start("a", "b", timing=timing)
+    watcher = b.connect("watcher").subscribe("#")
+    writer = b.connect("writer")
+    old = a.connect("mover", clean=False).subscribe("t", 1)
+    neighbour = a.connect("neighbour").subscribe("n")
+    writer.publish("t", b"1")
+    assert old.receive().packet_id == 1
+    a.stop()
+    a_was = a.id
+    old.send(Puback(1), Publish("stolen", b"", 2, packet_id=9), Subscribe(2, [("stolen", Subscription(1))]), Pubrel(9))
+    new = b.connect("mover", clean=False, present=True)
+    new.expect(Publish("t", b"1", 1, dup=True, packet_id=1))
+    if moment == "after its lease":
+        stage.until(lambda: lease_is_over(stage, a))
+    elif dead:
+        stage.until(lambda: buried(stage, a_was))
+    a.resume()
+    assert old.until_closed() == []
+    if dead:
+        assert neighbour.until_closed() == []
+        stage.until(lambda: a.id != a_was and a.lanes.valid())
+        neighbour = a.connect("neighbour").subscribe("n")
+    else:
+        stage.until(a.lanes.valid)
+    writer.publish("stolen", b"end")
+    writer.publish("n", b"end")
+    assert neighbour.take_until(b"end") == []
+    assert [watcher.take().topic for _ in range(3)] == ["t", "stolen", "n"]
+    assert new.silent()
+    new.drop()
+    again = a.connect("mover", clean=False, present=True)
+    assert again.take() == Publish("t", b"1", 1, dup=True, packet_id=1)
+    writer.publish("t", b"end")
+    assert again.take_until(b"end") == []
