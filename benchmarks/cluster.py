@@ -82,9 +82,7 @@ def run_all(peers: Sequence[Peer], scenarios: Sequence[Scenario], repeat: int, s
                     if outcome.lost or outcome.repeated or outcome.reordered:
                         for program in measured:
                             print(f"-- {program.name}:\n{program.last_words()}", file=sys.stderr)
-    return [
-        _row(scenario, peer, outcomes[scenario.name, peer.name]) for scenario in scenarios for peer in peers
-    ]
+    return [_row(scenario, peer, outcomes[scenario.name, peer.name]) for scenario in scenarios for peer in peers]
 
 
 def _brief(outcome: Outcome) -> str:
@@ -149,7 +147,7 @@ def save(result: dict[str, Any], figures: str) -> None:
         f"{where['cores']} cores of {where['processor']}, {where['system']}, shared by brokers, Redis and load;",
         f"load average before the run {where['load_before']}.",
         "",
-        *(f"- {name} {version}" for name, version in result["versions"].items()),
+        *(f"- {name}: {version}" for name, version in result["versions"].items()),
         "",
         figures,
     ]

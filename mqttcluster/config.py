@@ -217,6 +217,12 @@ class Config:
         "publishes of one connection that wait for the store; with more, reading from it pauses",
         group=_LIMITS,
     )
+    receive_buffer: int = _option(
+        kinds.size(1024, 1 << 31),
+        1024 * 1024,
+        "payloads of one connection that wait for the store; with more, reading from it pauses",
+        group=_LIMITS,
+    )
     send_buffer: int = _option(
         kinds.size(1024, 1 << 31),
         1024 * 1024,

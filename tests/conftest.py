@@ -14,12 +14,17 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import certificates as authority
 from tests.support.brokers import Mosquitto, Mqttcluster
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, TLS, UNIX, WEBSOCKET, Broker, Recipe
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("mqttcluster", deadline=None)
+hypothesis.settings.load_profile("mqttcluster")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -115,7 +115,7 @@ class Client:
         self._held: Packet | None = None
         self._draining: Deferred[None] | None = None
         self._awaits_deliveries = False
-        self._steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._process)
+        self._steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._advanced)
         self._allowed_topics: dict[str, bool] = {}
         self._timer: Any = broker.clock.callLater(settings.connect_timeout, self._connect_timeout)
 
@@ -201,8 +201,9 @@ class Client:
 
     @property
     def _blocked(self) -> bool:
-        steps = len(self._steps)
-        return self._busy or self._resting or self.sender.full or steps >= self._broker.settings.max_receiving
+        settings, steps = self._broker.settings, self._steps
+        waiting = len(steps) >= settings.max_receiving or steps.size > settings.receive_buffer
+        return self._busy or self._resting or self.sender.full or waiting
 
     def _process(self) -> None:
         if self._processing or self.ended:
@@ -232,7 +233,7 @@ class Client:
     def _handle_packets(self) -> None:
         broker, connection = self._broker, self.connection
         metrics, now = broker.metrics, broker.clock.seconds()
-        if self._held is not None:
+        if self._held is not None and not self._blocked:
             packet, self._held = self._held, None
             HANDLERS[type(packet)](self, packet)
         while not self.ended and not self._blocked and self._held is None:
@@ -244,6 +245,11 @@ class Client:
             if broker.clock.seconds() - now >= SHARE_OF_A_TURN:
                 self._resting = True
                 broker.clock.callLater(0, self._rested)
+
+    def _advanced(self) -> None:
+        """Steps are through. While this client is read nothing of it waits in the decoder."""
+        if not self._reading or self._draining is not None:
+            self._process()
 
     def _rested(self) -> None:
         self._resting = False
@@ -366,12 +372,12 @@ class Client:
                 and topic.count("/") < self._broker.settings.max_topic_levels
                 and self._broker.authorizer.may_publish(self.identity, topic)
             )
-            if not allowed:
-                self.refused("publish", topic)
             if len(topic) <= LONGEST_CACHED:
                 if len(self._allowed_topics) >= CACHED_TOPICS:
                     self._allowed_topics.clear()
                 self._allowed_topics[topic] = allowed
+        if not allowed:
+            self.refused("publish", topic)
         return allowed
 
     def _stored(self, _: None, step: Step) -> None:
@@ -540,7 +546,7 @@ class Client:
     def _check_silence(self) -> None:
         self._timer = None
         now = self._broker.clock.seconds()
-        if not self._reading:  # the client may have spoken: it is us who do not listen
+        if not self._reading and not self.sender.full:  # the client may have spoken: it is us who do not listen
             self.connection.last_packet = now
         deadline = self.connection.silence_deadline()
         if deadline is not None and now >= deadline:

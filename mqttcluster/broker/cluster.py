@@ -180,7 +180,11 @@ class Cluster(Alone):
                 waiting.append(self._backplane.link(node, forward))
         for node, bells in doorbells.items():
             self._backplane.link(node, Forward(plan.message, False, bells, plan.exchange))
-        return DeferredList(waiting).addCallback(lambda _: None) if waiting else None
+        if not waiting:
+            return None
+        if len(waiting) == 1:
+            return waiting[0].addCallback(lambda _: None)
+        return DeferredList(waiting).addCallback(lambda _: None)
 
     def first(self, exchange: tuple[str, int, int] | None) -> bool:
         """Whether receivers without a queue are still to get this QoS 2 exchange [G2]."""

@@ -86,9 +86,9 @@ class Sessions:
         there = {kept.client_id: kept for kept in sessions}
         for client in list(self.connected.values()):
             kept = there.get(client.client_id)
-            if client.outlet is not None and client.outlet.session.durable:
-                if kept is None or kept.epoch != client.outlet.epoch:
-                    client.session_lost()  # forgotten by the store, or somebody else's by now
+            known = kept is not None and client.outlet is not None and kept.epoch == client.outlet.epoch
+            if not known and client.outlet is not None and client.outlet.session.durable:
+                client.session_lost()  # forgotten by the store, or somebody else's by now
         for subscriber in list(self.subscribers.values()):
             if subscriber.durable and subscriber.outlet is None and subscriber.client_id not in there:
                 self.forget(subscriber)
@@ -166,6 +166,13 @@ class Sessions:
         credentials = Credentials(client_id, connect.username, connect.password, client.anonymous_allowed, client.peer)
         reason = await self._authenticator.authenticate(credentials)
         if reason is not Reason.SUCCESS:
+            log.info(
+                "refused connection of client {client_id}, user {username}, from {peer}: {reason}",
+                client_id=client_id,
+                username=connect.username,
+                peer=client.peer,
+                reason=reason.label,
+            )
             raise MQTTError(reason, "refused by the authenticator")
 
     def _take_over(self, client_id: str) -> None:

@@ -24,6 +24,8 @@ class Settings:
     max_inflight: int = 32
     #: Publishes of one connection that wait for the store before reading pauses.
     max_receiving: int = 256
+    #: Their payloads, likewise.
+    receive_buffer: int = 1024 * 1024
     #: Output of one connection that waits for the network before QoS 0 is dropped and reading pauses.
     send_buffer: int = 1024 * 1024
     #: How long a session with CleanSession=0 is kept after its connection ended; `NEVER` keeps it for ever.

@@ -18,10 +18,11 @@ from mqttcluster.broker.publishing import Plan
 class Step:
     """One PUBLISH or PUBREL. `acknowledgement` is b'' for QoS 0; `plan` is None where there is nobody to deliver to."""
 
-    __slots__ = ("acknowledgement", "finished", "plan", "stored")
+    __slots__ = ("acknowledgement", "finished", "plan", "size", "stored")
 
     def __init__(self, plan: Plan | None, acknowledgement: bytes, stored: bool) -> None:
         self.plan = plan
+        self.size = len(plan.message.payload) if plan is not None else 0
         self.acknowledgement = acknowledgement
         self.stored = stored
         self.finished = False
@@ -35,7 +36,7 @@ class Steps:
     """The steps of one client. `complete` delivers a plan, `acknowledge` sends an acknowledgement, `advanced` is told
     after each look."""
 
-    __slots__ = ("_acknowledge", "_advanced", "_complete", "_delivered", "_idle", "_may_act", "_steps")
+    __slots__ = ("_acknowledge", "_advanced", "_complete", "_delivered", "_idle", "_may_act", "_steps", "size")
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class Steps:
         self._acknowledge = acknowledge
         self._may_act = may_act
         self._steps: deque[Step] = deque()
+        #: Bytes of payload that wait.
+        self.size = 0
         #: How many of them, from the oldest on, were given to their receivers.
         self._delivered = 0
         self._idle: list[Deferred[None]] = []
@@ -57,9 +60,10 @@ class Steps:
         return len(self._steps)
 
     def take(self, step: Step) -> None:
-        """One more step. If it has nothing to wait for it is through when this returns."""
+        """One more step. If nothing before it waits for the store it is given to its receivers before this returns."""
         self._steps.append(step)
-        if step.stored and len(self._steps) == 1:
+        self.size += step.size
+        if step.stored and self._delivered == len(self._steps) - 1:
             self.advance()
 
     def stored(self, step: Step) -> None:
@@ -78,6 +82,7 @@ class Steps:
         while steps and steps[0].finished:
             step = steps.popleft()
             self._delivered -= 1
+            self.size -= step.size
             if step.acknowledgement:
                 self._acknowledge(step.acknowledgement)
         if not steps and self._idle:

@@ -77,7 +77,8 @@ class Subscribing:
             return
         outlet = client.outlet
         assert outlet is not None
-        change = SessionChange(outlet.session.client_id, outlet.subscriber.generation, dict(granted), epoch=outlet.epoch)
+        generation = outlet.subscriber.generation
+        change = SessionChange(outlet.session.client_id, generation, dict(granted), epoch=outlet.epoch)
         for topic_filter, subscription in granted:  # the session has them, even if its connection has ended meanwhile
             before = outlet.subscriber.subscriptions.get(topic_filter)
             self._routing.subscribe(outlet.subscriber, topic_filter, subscription)

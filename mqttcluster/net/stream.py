@@ -80,6 +80,7 @@ class MQTTProtocol(Protocol):
     def close(self) -> None:
         """Send what is buffered, then close."""
         cast(IConsumer, self.transport).unregisterProducer()
+        cast(IPushProducer, self.transport).resumeProducing()  # TLS has to hear the other side's goodbye
         cast(ITCPTransport, self.transport).loseConnection()
 
     def abort(self) -> None:

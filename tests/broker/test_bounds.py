@@ -563,3 +563,43 @@ def test_a_search_for_retained_messages_in_vain_takes_turns() -> None:
     assert other.alive()
     assert searching.reading
     assert searching.alive()
+
+
+@pytest.mark.rule("MQTT-3.1.2-24")
+def test_a_client_that_takes_no_output_is_not_waited_for_beyond_its_keep_alive() -> None:
+    """A client that has vanished with its output full cannot be heard, and is closed after one and a half times its
+    keep-alive, so that its will is not held back; one that takes its output again in time stays."""
+    world = World(send_buffer=1024)
+    gone = subscribe_to(world.connect("g", keep_alive=10, will=Will("dead", b"x", 0, False)), ("t", 0))
+    slow = subscribe_to(world.connect("s", keep_alive=10), ("t", 0))
+    watcher, publisher = subscribe_to(world.connect("w"), ("dead", 0)), world.connect("p")
+    for peer in (gone, slow):
+        peer.stop_taking()
+    for _ in range(20):
+        send(publisher, "t", bytes(100), 0)
+    for peer in (gone, slow):
+        peer.send(PINGREQ)
+        assert not peer.reading
+    world.advance(14)
+    slow.take_again()
+    assert slow.reading
+    world.advance(2)
+    assert gone.closed
+    assert payloads(watcher) == [b"x"]
+    world.advance(10)
+    assert slow.alive()
+
+
+def test_large_publishes_that_wait_for_the_store_pause_the_publisher() -> None:
+    """Reading pauses by bytes, too, long before the number of publishes would; all are acknowledged in the end."""
+    world = World(receive_buffer=10_000)
+    publisher = world.connect("p", clean_start=False)
+    subscribe_to(publisher, ("t", 0))
+    subscribe_to(world.connect("s", clean_start=False), ("t", 1))
+    world.hold()
+    publisher.send(b"".join(publish("t", b"." * 4000, 1, id=number) for number in range(1, 6)))
+    assert not publisher.reading
+    world.release()
+    assert publisher.reading
+    answers = publisher.bytes()
+    assert all(puback(number) in answers for number in range(1, 6))

@@ -125,3 +125,11 @@ def test_a_broker_that_stops_publishes_the_wills_of_its_clients_though_others_we
         world.answer(1)
     assert third.closed
     assert published == ["a", "b", "c"]
+
+
+def test_every_refused_publish_is_counted(world: World) -> None:
+    """An operator sees in $SYS how often clients try what they may not, also when it is the same topic again."""
+    publisher = world.connect("p")
+    for identifier in (1, 2, 3):
+        publisher.send(Publish("$SYS/x", b"x", 1, packet_id=identifier))
+    assert world.broker.metrics.operations_refused == 3

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 
 from tests.cluster.redis_server import RedisServer
+from tests.support import wire
 from tests.support.brokers import Mqttcluster
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, Broker
@@ -87,14 +88,14 @@ class Cluster:
 
     def start(self) -> None:
         """Start the nodes that do not run, all at once."""
-        _at_once(node.start for node in self.nodes if not node.running)
+        at_once(node.start for node in self.nodes if not node.running)
         for node in self.nodes:
             assert node.running, f"{node.name} has not started; its log:\n{node.log}"
 
     def stop(self) -> None:
         """Stop everything; fails if a node does not stop, or its log tells of a fault."""
         try:
-            _at_once(node.stop for node in self.nodes)
+            at_once(node.stop for node in self.nodes)
         finally:
             for node in self.nodes:
                 node.kill()
@@ -117,7 +118,7 @@ class Cluster:
         until(nothing)
 
 
-def _at_once(calls: Iterable[Callable[[], None]]) -> None:
+def at_once(calls: Iterable[Callable[[], None]]) -> None:
     """Make several calls that wait for processes; raises what the first that failed has raised."""
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(call) for call in calls]:
@@ -130,6 +131,14 @@ def until(condition: Callable[[], bool], deadline: float = PATIENCE) -> None:
     while not condition():
         assert monotonic() < end, f"not reached within {deadline} s"
         time.sleep(0.02)
+
+
+def expect_nothing(node: Node, client_id: str) -> None:
+    """No message waits in a session. PUBREL may come again, if PUBCOMP was not yet noted when the session moved."""
+    with node.wire().connect(client_id, clean=False, present=True) as client:
+        client.send(wire.PINGREQ_PACKET)
+        while (packet := client.packet()) != wire.PINGRESP_PACKET:
+            assert packet.type == wire.PUBREL, f"{client_id} got {packet.hex(' ')}"
 
 
 class Cutter:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -14,11 +15,11 @@ from mqttcluster.storage.records import encode_message
 from mqttcluster.storage.redis_cluster import connections
 from mqttcluster.storage.redis_pipeline import Pipeline
 from mqttcluster.storage.redis_plan import Plan
-from tests.cluster.nodes import PATIENCE, Cluster, Node, until
+from tests.cluster.nodes import PATIENCE, Cluster, Node, at_once, until
 from tests.cluster.redis_server import RedisServer
 from tests.support import wire
 from tests.support.persistent import Publisher, Pump, Subscriber
-from tests.support.wire import Published, Wire
+from tests.support.wire import Packet, Published, Wire
 
 
 def take(reader: Wire) -> Published:
@@ -30,6 +31,16 @@ def take(reader: Wire) -> Published:
 
 def numbers(start: int, end: int) -> list[bytes]:
     return [b"%d" % number for number in range(start, end)]
+
+
+def until_closed(client: Wire) -> Iterator[Packet]:
+    """What comes until the broker closes."""
+    while True:
+        try:
+            packet = client.packet()
+        except wire.ClosedByBroker:
+            return
+        yield packet
 
 
 def come_back(node: Node, client_id: str) -> Wire:
@@ -75,10 +86,8 @@ def test_an_old_owner_that_wakes_up(cluster: Callable[..., Cluster], seconds: fl
         time.sleep(max(0.0, frozen + seconds - time.monotonic()))  # this is what is tested
         nodes[0].thaw()
 
-        old.deadline = PATIENCE
-        with pytest.raises((wire.ClosedByBroker, ConnectionError)):
-            while True:
-                assert old.packet().type not in (wire.SUBACK, wire.UNSUBACK, wire.PUBREC)
+        for packet in until_closed(old):
+            assert packet.type not in (wire.SUBACK, wire.UNSUBACK, wire.PUBREC)
         if seconds < 6:
             other.expect(wire.puback(6))
             message = take(watcher)
@@ -104,11 +113,11 @@ def test_an_old_owner_that_wakes_up(cluster: Callable[..., Cluster], seconds: fl
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nodes_are_killed_under_load(cluster: Callable[..., Cluster], seed: int) -> None:
-    """Four times a node is killed under load, any of three. Sessions are online and offline, at all nodes, and their
+    """Three times a node is killed under load, any of three. Sessions are online and offline, at all nodes, and their
     clients go on at another node at once. What was acknowledged arrives, in order, at QoS 2 exactly once."""
     nodes = cluster(3)
     chance = random.Random(seed)
-    rounds = 4
+    rounds = 3
     wanted = numbers(0, 100 * rounds)
     publishers = [Publisher(f"publisher{qos}{n}", f"load/{qos}/{n}", qos, []) for qos in (1, 2) for n in range(2)]
     online = [Subscriber(f"online{number}", ("load/#", 2)) for number in range(3)]
@@ -128,18 +137,19 @@ def test_nodes_are_killed_under_load(cluster: Callable[..., Cluster], seed: int)
         everybody.until(lambda enough=enough: sum(len(p.safe) for p in publishers) >= enough)  # type: ignore[misc]
         killed = chance.randrange(3)
         nodes[killed].kill()
-        for peer in [*publishers, *online]:
-            if where[peer] == killed:
-                chance.choice([Pump(peer).drain, Pump(peer).drop])()
-                where[peer] = (killed + chance.choice([1, 2])) % 3
-                peer.connect(nodes[where[peer]].address)
+        moving = [peer for peer in (*publishers, *online) if where[peer] == killed]
+        for peer in moving:
+            chance.choice([Pump(peer).drain, Pump(peer).drop])()
+            where[peer] = (killed + chance.choice([1, 2])) % 3
+        # Each waits a second for the owner that is dead.
+        at_once(partial(peer.connect, nodes[where[peer]].address) for peer in moving)
         back = offline[turn % 2]
-        if turn > 1:
+        if turn > 0:
             back.connect(nodes[(killed + 1) % 3].address)
             where[back] = (killed + 1) % 3
         everybody.until(lambda: all(publisher.done for publisher in publishers))
         nodes[killed].start()
-        if turn > 1:
+        if turn > 0:
             back.leave()
             back.lost()
     for publisher in publishers:
@@ -161,7 +171,8 @@ def test_nodes_are_killed_under_load(cluster: Callable[..., Cluster], seed: int)
 
 
 def test_the_owner_and_then_its_reaper_are_killed(cluster: Callable[..., Cluster]) -> None:
-    """A node with 300 wills is killed, and the node that is about to publish them, too: the third publishes each once."""
+    """A node with 300 wills is killed, and then another that may be publishing them: the third publishes the rest. Each
+    comes once."""
     nodes = cluster(3)
     watcher = nodes[2].wire().connect("watcher", clean=False).subscribe(("wills/#", 2))
     dying = [nodes[0].wire() for _ in range(300)]
@@ -205,7 +216,7 @@ def test_a_node_that_starts_with_many_retained_messages(cluster: Callable[..., C
     nodes[0].start()
     reader = nodes[0].wire().connect("reader").subscribe(("many/7/+", 0))
     found = {reader.expect_published().topic for _ in range(1000)}
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
     assert found == {f"many/7/{number}" for number in range(7, 100_000, 100)}
 
     def sent() -> int:

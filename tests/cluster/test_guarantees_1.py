@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.nodes import Cluster, Cutter, until
+from tests.cluster.nodes import Cluster, Cutter, expect_nothing, until
 from tests.support import wire
 from tests.support.persistent import Publisher, Pump, Subscriber
 from tests.support.wire import Published, Wire
@@ -64,8 +64,7 @@ def test_g1_acknowledged_means_safe(cluster: Callable[..., Cluster], killed: str
         assert first_occurrences(reader.payloads("load/1")) == publishers[0].safe
         assert reader.payloads("load/2") == publishers[1].safe
         reader.leave()
-        with nodes[refuge].wire().connect(reader.client_id, clean=False, present=True) as again:
-            again.expect_silence()
+        expect_nothing(nodes[refuge], reader.client_id)
     nodes.start()
 
 
@@ -109,8 +108,7 @@ def test_g2_exactly_once_while_sessions_move(cluster: Callable[..., Cluster]) ->
             pass
         old.close()
     reader.leave()
-    with nodes[0].wire().connect("reader", clean=False, present=True) as again:
-        again.expect_silence()
+    expect_nothing(nodes[0], "reader")
 
 
 def test_g2_owner_killed_between_pubrec_and_pubrel(cluster: Callable[..., Cluster]) -> None:

@@ -452,6 +452,7 @@ ENDS = {
 }
 
 
+@pytest.mark.rule("N311-12")
 @pytest.mark.rule("MQTT-3.1.2-8")
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("clean", [True, False])
@@ -611,6 +612,7 @@ def test_will_reaches_the_clients_own_stored_session(world: World) -> None:
     assert again.packets() == [Publish("will", b"gone", 1, packet_id=1)]
 
 
+@pytest.mark.rule("N311-12")
 def test_will_after_a_crash_of_the_broker(world: World) -> None:
     """N311-12: a broker that was killed publishes the wills of its connections when it is back, once."""
     subscriber = world.connect("s", clean_start=False)
@@ -672,6 +674,7 @@ def test_what_does_not_count_as_a_sign_of_life(world: World) -> None:
     assert_cut_off(mortal, watcher)
 
 
+@pytest.mark.rule("N311-11")
 def test_keep_alive_0(world: World) -> None:
     """N311-11: keep alive 0 switches the check off."""
     peer = world.connect("c", keep_alive=0)
@@ -700,6 +703,7 @@ def test_time_in_which_the_broker_does_not_listen_does_not_count(world: World) -
     assert_cut_off(mortal, watcher)
 
 
+@pytest.mark.rule("N311-07")
 def test_no_connect_in_time(world: World) -> None:
     """N311-07: a connection without a complete CONNECT is closed after a while, without a word."""
     silent, slow = world.peer(), world.peer().send("10 0D 00 04")
@@ -710,6 +714,7 @@ def test_no_connect_in_time(world: World) -> None:
     assert_refused(slow)
 
 
+@pytest.mark.rule("N311-07")
 def test_connect_in_time_is_not_timed_out(world: World) -> None:
     """N311-07: the limit is gone once the client is connected."""
     peer = world.connect("c")
@@ -919,6 +924,7 @@ def test_connack_comes_before_live_messages(world: World) -> None:
     assert [(packet.payload, packet.dup) for packet in arrived[1:]] == [(b"before", False), (b"meanwhile", False)]
 
 
+@pytest.mark.rule("N311-10")
 @pytest.mark.rule("MQTT-3.2.0-1")
 def test_connack_waits_for_authenticator_and_store() -> None:
     """Nothing is sent before both have answered; pipelined packets wait (N311-10), and reading pauses meanwhile."""
@@ -935,6 +941,7 @@ def test_connack_waits_for_authenticator_and_store() -> None:
     assert peer.reading
 
 
+@pytest.mark.rule("N311-10")
 @pytest.mark.rule("MQTT-3.1.4-4")
 def test_packets_right_behind_connect(world: World) -> None:
     """N311-10: a client need not wait for CONNACK; CONNECT, SUBSCRIBE, PUBLISH and DISCONNECT may come in one chunk."""
@@ -960,6 +967,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.rule("N311-08")
 @pytest.mark.rule("MQTT-3.1.4-5", "MQTT-3.2.2-4", "MQTT-3.2.2-5")
 @pytest.mark.parametrize("reason", REFUSALS)
 @pytest.mark.parametrize("clean", [True, False])
@@ -1035,6 +1043,7 @@ def test_connect_beyond_the_packet_limit() -> None:
     assert_refused(world.peer().send(connect_bytes(0x02, string("x" * 100))))
 
 
+@pytest.mark.rule("N311-09")
 @pytest.mark.parametrize("clean", [True, False])
 def test_connack_flags(world: World, clean: bool) -> None:
     """N311-09: bits 7 to 1 of the flags byte are 0, whatever the flags of CONNECT."""

@@ -750,6 +750,7 @@ def test_acknowledgement_of_the_wrong_kind(world: World, qos: int, answer: Packe
     assert back(world).packets() == [Publish("t", b"x", qos, dup=True, packet_id=1)]
 
 
+@pytest.mark.rule("N311-21")
 @pytest.mark.rule("MQTT-4.8.0-2")
 @pytest.mark.parametrize(
     "packet",

@@ -153,6 +153,7 @@ def test_byte_order_mark_tells_client_ids_apart(world: World) -> None:
     assert marked.alive()
 
 
+@pytest.mark.rule("N311-01")
 @pytest.mark.parametrize(
     "topic", ["a\x01", "a\x1f", "a\x7f", "a\x80", "a\x9f", "a\ufdd0", "a\ufffe", "a\uffff", "a\U0001ffff"]
 )
@@ -229,6 +230,7 @@ def test_header_flags_the_server_sends(world: World) -> None:
     assert peer.bytes() == bytes.fromhex("B0 02 00 0D D0 00")
 
 
+@pytest.mark.rule("N311-03")
 @pytest.mark.parametrize("first", ["00", "0F", "F0", "F2", "FF"])
 def test_reserved_packet_types(world: World, first: str) -> None:
     """N311-03: types 0 and 15 close the connection."""
@@ -237,6 +239,7 @@ def test_reserved_packet_types(world: World, first: str) -> None:
     assert_cut_off(mortal, watcher)
 
 
+@pytest.mark.rule("N311-04")
 @pytest.mark.parametrize("raw", ["20 02 00 00", "90 03 00 01 00", "B0 02 00 01", "D0 00"])
 def test_packets_of_the_other_direction(world: World, raw: str) -> None:
     """N311-04: what only a server may send closes the connection of a client that sends it."""
@@ -248,6 +251,7 @@ def test_packets_of_the_other_direction(world: World, raw: str) -> None:
 # -- lengths
 
 
+@pytest.mark.rule("N311-02")
 @pytest.mark.parametrize("raw", ["C0 80 80 80 80 00", "C0 FF FF FF FF", "30 80 80 80 80"])
 def test_remaining_length_of_five_bytes(world: World, raw: str) -> None:
     """N311-02: a fourth length byte that announces a fifth closes the connection, without waiting for it."""
@@ -283,6 +287,7 @@ def test_packet_beyond_the_limit_is_refused_by_its_header() -> None:
     assert_cut_off(mortal, watcher)
 
 
+@pytest.mark.rule("N311-05")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -297,6 +302,7 @@ def test_fixed_size_packets_of_another_size(world: World, raw: str) -> None:
     assert_cut_off(mortal, watcher)
 
 
+@pytest.mark.rule("N311-06")
 @pytest.mark.parametrize(
     "raw",
     [

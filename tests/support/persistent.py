@@ -157,9 +157,7 @@ class Subscriber(Peer):
     It subscribes at its first connection; `subscribed` is true once SUBACK came.
     """
 
-    def __init__(
-        self, client_id: str, *filters: tuple[str, int], known: bool = False, clean: bool = False
-    ) -> None:
+    def __init__(self, client_id: str, *filters: tuple[str, int], known: bool = False, clean: bool = False) -> None:
         super().__init__(client_id, known, clean)
         self._filters = filters
         self.received: list[Published] = []

@@ -252,7 +252,7 @@ class Node:
         self.lanes = Lanes(RedisBackplane(url, self.reactor, name, timing=timing))
         self.broker = Broker(
             cast(ISharedStore, self.store),
-            Settings(node=name, sys_interval=0),
+            Settings(node=name, sys_interval=0, connect_timeout=60.0),
             cast(IReactorTime, self.reactor),
             backplane=cast(IBackplane, self.lanes),
         )

@@ -1,0 +1,129 @@
+"""Redis is started again without its last second.
+
+The scenario 19 of the table in this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mqttcluster.mqtt.packets import Connack, Connect, Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from mqttcluster.mqtt.reasons import Reason
+from tests.cluster.redis_server import RedisServer
+from tests.cluster.scenarios.stage import Node, Peer, Stage
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """One that writes everything down at once, so that a test can say what is lost."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def come_back(stage: Stage, node: Node, client_id: str) -> tuple[Peer, bool]:
+    """Connect, as soon as the node lets in anybody. Also returns whether the session was there."""
+    while True:
+        peer = node.peer()
+        peer.send(Connect(client_id, 4, clean_start=False))
+        answer = peer.packet()
+        assert isinstance(answer, Connack)
+        if answer.reason is Reason.SUCCESS:
+            return peer, answer.session_present
+        assert answer.reason is Reason.SERVER_UNAVAILABLE
+        peer.until_closed()
+
+
+def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
+    """Deliveries and exchanges that Redis has forgotten were half done. Their acknowledgements are answered, and what is
+    published afterwards is new to everybody: it comes, once, under packet ids that are not in use."""
+    a, b = stage.start("a", "b")
+    reader = b.connect("reader", clean=False).subscribe("t")
+    writer = a.connect("writer", clean=False)
+    writer.publish("t", b"before", 2)
+    assert reader.take().payload == b"before"
+    reader.silent()
+    with stage.redis.client() as client:
+        stage.until(lambda: not any(key for key in client.scan_iter("mc:*:q:*") if client.xlen(key)))
+    snapshot = stage.redis.snapshot()
+    for number in range(4):
+        writer.publish("t", b"%d" % number, 2)
+    writer.send(Publish("t", b"open", 2, packet_id=5))
+    writer.expect(Pubrec(5))
+    came = [reader.receive() for _ in range(5)]
+    assert [message.payload for message in came] == [b"0", b"1", b"2", b"3", b"open"]
+    reader.send(Pubrec(came[1].packet_id))
+    reader.expect(Pubrel(came[1].packet_id))
+    reader.acknowledge(came[0])
+    stage.redis.go_back_to(snapshot)
+
+    writer.send(Pubrel(5))
+    writer.expect(Pubcomp(5))
+    writer.send(Publish("t", b"after", 2, packet_id=5))
+    writer.expect(Pubrec(5))
+    writer.send(Pubrel(5))
+    writer.expect(Pubcomp(5))
+    in_use = {message.packet_id for message in came[1:]}
+    for number in range(4):
+        writer.publish("t", b"after %d" % number, 1)
+    reader.send(Pubcomp(came[1].packet_id))
+    for message in came[2:]:
+        reader.send(Pubrec(message.packet_id))
+    finished = {came[0].packet_id, came[1].packet_id}
+    new = []
+    while len(new) < 5:
+        packet = reader.packet()
+        if isinstance(packet, Pubrel):
+            finished.add(packet.packet_id)
+            reader.send(Pubcomp(packet.packet_id))
+        else:
+            assert isinstance(packet, Publish)
+            assert packet.packet_id not in in_use - finished
+            assert not packet.dup
+            new.append(packet.payload)
+            if packet.qos == 1:
+                reader.send(Puback(packet.packet_id))
+            else:
+                reader.send(Pubrec(packet.packet_id))
+    assert new == [b"after", *(b"after %d" % number for number in range(4))]
+
+
+@pytest.mark.parametrize("was", ["not there", "offline", "at the other node", "at the same node"])
+def test_session_goes_on_when_redis_has_forgotten_its_connection(stage: Stage, was: str) -> None:
+    """Redis has forgotten that a client is connected: it knows an older state of its session, or none. The client, which
+    only listens, gets what is published afterwards: on its connection, or on the next, if this one is closed."""
+    a, b = stage.start("a", "b")
+    old = None
+    if was != "not there":
+        old = (a if was == "at the other node" else b).connect("reader", clean=False).subscribe("t")
+        if was == "offline":
+            old.send(Disconnect()).until_closed()
+    writer = a.connect("writer", clean=False)
+    writer.publish("t", b"before")
+    snapshot = stage.redis.snapshot()
+    reader = b.connect("reader", clean=False, present=was != "not there")
+    if was == "not there":
+        reader.subscribe("t")
+    writer.publish("t", b"lost")
+    while reader.take().payload != b"lost":
+        pass
+    stage.redis.go_back_to(snapshot)
+
+    writer.publish("t", b"after")
+    while True:
+        stage.until(lambda: reader.peek() or reader.closed)
+        if reader.closed and not reader.peek():
+            reader, present = come_back(stage, b, "reader")
+            if not present:
+                assert was == "not there"
+                reader.subscribe("t")
+                writer.publish("t", b"after")
+        elif reader.take().payload == b"after":
+            break
+    writer.publish("t", b"end")
+    while reader.take().payload != b"end":
+        pass

@@ -1,0 +1,158 @@
+"""Wills whose publisher dies while it is at it, or whose client comes back in that very moment.
+
+The scenarios 17 and 18 of the table in this package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mqttcluster.broker.broker import GRACE
+from mqttcluster.mqtt.packets import Connack, Connect, Disconnect, Publish, Will
+from mqttcluster.storage import redis_rounds
+from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.redis_rounds import WILL_LEASE
+from tests.cluster.scenarios.stage import FAST, Node, Peer, Stage
+
+WILLS = 1000
+
+
+def connect_all(stage: Stage, node: Node, names: list[str], clean: bool) -> list[Peer]:
+    """Clients with a will for ``will/NAME``."""
+    peers = [node.peer() for _ in names]
+    for number, (name, peer) in enumerate(zip(names, peers, strict=True)):
+        will = Will(f"will/{name}", b"", number % 3)
+        peer.send(Connect(name, 4, clean_start=clean, will=will))
+    for peer in peers:
+        peer.expect(Connack(False))
+    return peers
+
+
+def die_in_the_middle(node: Node, batches: int) -> None:
+    """It is killed when its store has sent so many more batches to Redis."""
+    pipeline = node.store.inner._backend.pipeline
+    run, left = pipeline.run, [batches]
+
+    def limited(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            node.reactor.stopped = True
+            raise StoreError("killed")
+        run(*arguments)
+
+    pipeline.run = limited  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("at", ["cleaning up", "publishing"])
+def test_node_with_wills_dies_and_then_the_one_that_cleans_up(
+    stage: Stage, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node with 1,000 wills is killed, and so is the node that cleans up after it, half-way: each will comes once,
+    for a durable watcher and for a connected one. Those who came back before had theirs then, those who said goodbye
+    have none."""
+    monkeypatch.setattr(redis_rounds, "PAGE", 100)
+    a, b, c = stage.start("a", "b", "c", timing=FAST)
+    b.connect("watcher", clean=False).subscribe("will/#").send(Disconnect()).until_closed()
+    connected = {node: node.connect(f"watcher-{node.name}").subscribe("will/#") for node in (b, c)}
+    names = [f"client{number}" for number in range(WILLS)]
+    connect_all(stage, a, names[: WILLS // 2], True)
+    connect_all(stage, a, names[WILLS // 2 :], False)
+    for peer in connect_all(stage, a, [f"polite{number}" for number in range(10)], False):
+        peer.send(Disconnect()).until_closed()
+    back = [f"back{number}" for number in range(10)]
+    connect_all(stage, a, back, False)
+    for name in back:
+        c.connect(name, clean=False, present=True)
+
+    if at == "cleaning up":
+        gates = {node: node.store.keep_request("reap") for node in (b, c)}
+    else:
+        gates = {node: node.store.keep_request("publish", passing=150) for node in (b, c)}
+        for gate in gates.values():
+            gate.passing += len(back)
+    a.die()
+    stage.until(lambda: any(gate.reached for gate in gates.values()))
+    claimer, survivor = (b, c) if gates[b].reached else (c, b)
+    gates[survivor].open()
+    if at == "cleaning up":
+        die_in_the_middle(claimer, 6)
+        gates[claimer].open()
+        stage.until(lambda: claimer.reactor.stopped)
+    claimer.die()
+    topics = sorted(f"will/{name}" for name in [*names, *back])
+    watcher = connected[survivor]
+    taken = []
+    for _ in topics:
+        stage.until(lambda: watcher.peek() or is_buried(stage, claimer))
+        if not watcher.peek():
+            survivor.reactor.advance(WILL_LEASE)  # what the dead node had taken is due again
+        taken.append(watcher.take().topic)
+    assert sorted(taken) == topics
+    with stage.redis.client() as client:
+        stage.until(lambda: not any(client.exists(f"mc:{{p{number}}}:wills") for number in range(16)))
+    marker = survivor.connect("marker")
+    marker.publish("will/marker", b"end", 2)
+    assert watcher.take_until(b"end") == []
+    late = survivor.connect("watcher", clean=False, present=True)
+    topics_of_durable = []
+    while (message := late.take()).payload != b"end":
+        topics_of_durable.append(message.topic)
+    # QoS 0 wills are not queued
+    assert sorted(topics_of_durable) == sorted(set(topics) - {f"will/{name}" for name in at_qos_0(names, back)})
+
+
+def at_qos_0(names: list[str], back: list[str]) -> list[str]:
+    half = WILLS // 2
+    return [name for group in (names[:half], names[half:], back) for name in group[::3]]
+
+
+def is_buried(stage: Stage, node: Node) -> bool:
+    with stage.redis.client() as client:
+        grave = client.hget("mc:{c}:graves", node.id)
+    return grave is not None and grave.endswith(b"done")
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
+@pytest.mark.parametrize("first", ["the will", "the client", "nobody"])
+def test_will_falls_due_as_its_client_comes_back(stage: Stage, first: str, clean: bool) -> None:
+    """A node is told to stop and sends its clients away; one comes back elsewhere in the moment in which its will falls
+    due. Either the will is published, once, or it is cancelled; the session goes on in any case."""
+    a, b, c = stage.start("a", "b", "c")
+    watcher = b.connect("watcher").subscribe("will")
+    mortal = a.connect("mortal", clean=clean, will=Will("will", b"gone", 1))
+    if not clean:
+        mortal.subscribe("t")
+    stage.leave(a)
+
+    back = c.peer()
+    opening = c.store.keep_request("open")
+    back.send(Connect("mortal", 4, clean_start=clean))
+    stage.until(lambda: opening.reached)  # from here on it is said to have come back in time
+    due, others = b.store.keep_request("due"), c.store.keep_request("due")
+    for node in (b, c):
+        node.reactor.advance(GRACE)
+    stage.until(lambda: due.reached)
+    if first == "the will":
+        taken = b.store.keep_answer("due")
+        due.open()
+        stage.until(lambda: taken.reached)
+        due = taken
+    elif first == "nobody":
+        due.open()
+    opening.open()
+    back.expect(Connack(not clean))
+    due.open()
+    others.open()
+
+    if clean:
+        back.subscribe("t")
+    b.connect("writer").publish("t", b"1")
+    assert back.take().payload == b"1"
+    with stage.redis.client() as client:
+        stage.until(lambda: not any(client.exists(f"mc:{{p{number}}}:wills") for number in range(16)))
+    b.connect("marker").publish("will", b"end")
+    came = watcher.take_until(b"end")
+    assert came in {"the will": [[b"gone"]], "the client": [[]], "nobody": [[], [b"gone"]]}[first]
+    assert back.silent()
