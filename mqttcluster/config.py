@@ -247,7 +247,7 @@ class Config:
     max_subscriptions: int = _option(
         kinds.count(1, 10_000_000),
         10_000,
-        "subscriptions of one session; one more is refused",
+        "subscriptions of one session, of eight topic levels on average; one more is refused",
         group=_LIMITS,
         others="mosquitto: no limit; EMQX 5: no limit",
     )

@@ -6,6 +6,7 @@ messages that match are noted, and publishes that complete from then on are rout
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import Authorizer
 from mqttcluster.broker.settings import Settings
 from mqttcluster.core.retained import Retained
-from mqttcluster.core.routing import Routing
+from mqttcluster.core.routing import Routing, levels
 from mqttcluster.mqtt.packets import V31, Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from mqttcluster.mqtt.reasons import MQTTError, Reason
 from mqttcluster.storage.interfaces import IStore, StoreError
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 #: and each filter, count as many.
 EFFORT_PER_TURN = 2000
 VAIN_EFFORT = 100
+
+
+#: A session's filters may have so many levels on average: memory and matching are paid by the level.
+LEVELS_PER_SUBSCRIPTION = 8
+
+
+@dataclass(slots=True)
+class _New:
+    """Filters of one packet that the session does not have yet."""
+
+    filters: set[str] = field(default_factory=set)
+    levels: int = 0
 
 
 class Subscribing:
@@ -62,7 +75,7 @@ class Subscribing:
         """
         granted: list[tuple[str, Subscription]] = []
         reasons: list[Reason] = []
-        new: set[str] = set()
+        new = _New()
         for topic_filter, subscription in packet.filters:
             reason = self._decide(client, topic_filter, new)
             if reason is Reason.SUCCESS:
@@ -130,8 +143,7 @@ class Subscribing:
                 if message is not None:
                     outlet.feed(message.topic, subscription.qos)
 
-    def _decide(self, client: Client, topic_filter: str, new: set[str]) -> Reason:
-        """`new` collects the filters of one packet that the session does not have yet."""
+    def _decide(self, client: Client, topic_filter: str, new: _New) -> Reason:
         assert client.identity is not None
         assert client.outlet is not None
         settings = self._settings
@@ -139,11 +151,14 @@ class Subscribing:
             return Reason.TOPIC_FILTER_INVALID
         if not self._authorizer.may_subscribe(client.identity, topic_filter):
             return Reason.NOT_AUTHORIZED
-        present = client.outlet.subscriber.subscriptions
-        if topic_filter not in present and topic_filter not in new:
-            if len(present) + len(new) >= settings.max_subscriptions:
+        subscriber = client.outlet.subscriber
+        if topic_filter not in subscriber.subscriptions and topic_filter not in new.filters:
+            many = len(subscriber.subscriptions) + len(new.filters) >= settings.max_subscriptions
+            deep = subscriber.levels + new.levels >= settings.max_subscriptions * LEVELS_PER_SUBSCRIPTION
+            if many or deep:
                 return Reason.QUOTA_EXCEEDED
-            new.add(topic_filter)
+            new.filters.add(topic_filter)
+            new.levels += levels(topic_filter)
         return Reason.SUCCESS
 
     def _announce(self, client: Client, change: SessionChange) -> Deferred[None]:

@@ -15,6 +15,11 @@ CACHED_TOPICS = 10_000
 LONGEST_CACHED = 256
 
 
+def levels(topic: str) -> int:
+    """How many levels a topic name or filter has."""
+    return topic.count("/") + 1
+
+
 class Outlet(Protocol):
     """What takes deliveries while a client is connected, under the epoch of its ownership."""
 
@@ -35,7 +40,7 @@ class Subscriber:
     not connected to this node.
     """
 
-    __slots__ = ("client_id", "durable", "epoch", "generation", "outlet", "subscriptions")
+    __slots__ = ("client_id", "durable", "epoch", "generation", "levels", "outlet", "subscriptions")
 
     def __init__(self, client_id: str, generation: int, durable: bool) -> None:
         self.client_id = client_id
@@ -45,6 +50,8 @@ class Subscriber:
         self.epoch = 0
         self.outlet: Outlet | None = None
         self.subscriptions: dict[str, Subscription] = {}
+        #: Topic levels of all of them: what they cost the tree.
+        self.levels = 0
 
 
 class Receiver(NamedTuple):
@@ -74,7 +81,8 @@ class Routing:
 
     def subscribe(self, subscriber: Subscriber, topic_filter: str, subscription: Subscription) -> None:
         """Add a subscription, or replace the one with the same filter [MQTT-3.8.4-3]."""
-        self._tree.add(topic_filter, subscriber, subscription)
+        if self._tree.add(topic_filter, subscriber, subscription):
+            subscriber.levels += levels(topic_filter)
         subscriber.subscriptions[topic_filter] = subscription
         self._changed()
 
@@ -83,6 +91,7 @@ class Routing:
         if subscriber.subscriptions.pop(topic_filter, None) is None:
             return False
         self._tree.remove(topic_filter, subscriber)
+        subscriber.levels -= levels(topic_filter)
         self._changed()
         return True
 

@@ -603,3 +603,14 @@ def test_large_publishes_that_wait_for_the_store_pause_the_publisher() -> None:
     assert publisher.reading
     answers = publisher.bytes()
     assert all(puback(number) in answers for number in range(1, 6))
+
+
+def test_the_levels_of_all_subscriptions_are_bounded() -> None:
+    """A few hundred deep filters cost as much as thousands of ordinary ones, and are refused at the same price."""
+    world = World(max_subscriptions=10)
+    client = world.connect("c")
+    deep = "/".join("+" * 50)
+    client.send(subscribe(1, (deep, 0), (f"{deep}/x", 0), ("a", 0)))
+    assert client.bytes() == suback(1, 0, 0, 0x80)
+    client.send(unsubscribe(2, deep)).send(subscribe(3, ("a", 0)))
+    assert client.bytes() == unsuback(2) + suback(3, 0)

@@ -287,6 +287,7 @@ class Node:
     ) -> Peer:
         """A client that has sent CONNECT and read its CONNACK."""
         peer = self.peer()
+        peer.name = client_id
         peer.send(Connect(client_id, 4, clean_start=clean, will=will))
         peer.expect(Connack(present))
         return peer
@@ -298,6 +299,7 @@ class Peer:
     def __init__(self, node: Node) -> None:
         self.stage = node.stage
         self.node = node
+        self.name = ""
         self.closed = False
         self._reading = True
         self._sent = b""
@@ -306,6 +308,9 @@ class Peer:
         self._arrived: deque[Packet] = deque()
         self._client = node.broker.connect(self, "192.0.2.1:4711", True)
         assert self._client is not None
+
+    def __repr__(self) -> str:
+        return f"<{self.name!r} at {self.node.name}>"
 
     # the transport
 
@@ -445,6 +450,15 @@ class Peer:
             taken.append(message.payload)
         return taken
 
+    def take_rest(self) -> list[bytes]:
+        """Take messages until each node has said its last (`Stage.end`). Returns the payloads of all others, in order.
+        Messages of different nodes may overtake each other."""
+        last = {b"end of " + node.name.encode() for node in self.stage.nodes if node.alive}
+        taken: list[bytes] = []
+        while not last.issubset(taken):
+            taken.append(self.take().payload)
+        return [payload for payload in taken if payload not in last]
+
     def silent(self) -> bool:
         """Whether nothing is on its way from this node: PINGREQ is answered before anything else comes."""
         self.send(Pingreq())
@@ -488,6 +502,12 @@ class Stage:
         alive = [node for node in self.nodes if node.alive]
         self.until(lambda: all(len(node.lanes.inner.members()) == len(alive) - 1 for node in alive))
         return nodes
+
+    def end(self, topic: str) -> None:
+        """Publish a last message at each node, behind all that was on its way there."""
+        for node in self.nodes:
+            if node.alive:
+                node.connect(f"end-{node.name}").publish(topic, b"end of " + node.name.encode(), 2)
 
     def leave(self, node: Node) -> None:
         """It is told to stop, and does."""
