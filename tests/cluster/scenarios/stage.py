@@ -17,11 +17,11 @@ Nothing is timed: what must happen is waited for, what must not happen is looked
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import globalLogPublisher
 
@@ -50,7 +50,7 @@ from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
 from mqttcluster.storage.interfaces import QueueLimits
 from mqttcluster.storage.redis_backplane import RedisBackplane
-from mqttcluster.storage.redis_members import Timing
+from mqttcluster.storage.redis_members import Timing, members
 from mqttcluster.storage.redis_store import RedisStore
 from mqttcluster.storage.shared import Envelope, IBackplane, ISharedStore
 from tests.cluster.redis_server import RedisServer
@@ -60,7 +60,10 @@ from tests.storage.nodes import World as Reactors
 #: For tests in which nobody is to be found dead, however slow the machine.
 CALM = Timing(lease=2.5, dead_after=60.0, beat=0.1, stale=1.0)
 
-__all__ = ["CALM", "FAST", "Lanes", "Node", "Peer", "Stage", "Store", "payloads"]
+#: A lease that runs out soon, and nobody found dead after that.
+PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
+
+__all__ = ["CALM", "FAST", "PATIENT", "Lanes", "Node", "Peer", "Stage", "Store"]
 
 
 class Reactor(Side):
@@ -386,6 +389,11 @@ class Peer:
             got = self.packet()
             assert got == packet, got
 
+    def is_over(self) -> bool:
+        """Wait for a packet, or the end. True: the broker has closed the connection, and there are no packets."""
+        self.stage.until(lambda: self._arrived or self.closed)
+        return not self._arrived
+
     def until_closed(self) -> list[Packet]:
         """Wait until the broker has closed the connection. Returns what came before."""
         self.stage.until(lambda: self.closed)
@@ -465,11 +473,6 @@ class Peer:
         return self.packet() == Pingresp()
 
 
-def payloads(packets: Iterable[Packet]) -> list[bytes]:
-    """Of the messages among them."""
-    return [packet.payload for packet in packets if isinstance(packet, Publish)]
-
-
 class Stage:
     """Nodes on one Redis. `close` stops them all, the dead ones, too, and tells whether something went wrong inside."""
 
@@ -478,7 +481,7 @@ class Stage:
         self.world = Reactors()
         self.nodes: list[Node] = []
         self._faults: list[str] = []
-        globalLogPublisher.addObserver(self._observe)
+        globalLogPublisher.addObserver(self._observe)  # type: ignore[arg-type]
 
     def _observe(self, event: dict[str, Any]) -> None:
         failure = event.get("log_failure")
@@ -514,8 +517,20 @@ class Stage:
         self.world.wait(node.broker.stop())
         self.nodes.remove(node)
 
+    def lease_is_over(self, node: Node) -> bool:
+        """By the clock of Redis."""
+        with self.redis.client() as client:
+            seconds, microseconds = client.time()
+            flat: Sequence[bytes] = [part for pair in client.hgetall("mc:{c}:nodes").items() for part in pair]
+        return members(flat)[node.id].until < int(1000 * seconds + microseconds // 1000)
+
+    def is_buried(self, node: str) -> bool:
+        """Whether the node of this id was found dead, and somebody has cleaned up after it."""
+        with self.redis.client() as client:
+            return b"done" in (client.hget("mc:{c}:graves", node) or b"")
+
     def close(self) -> None:
-        globalLogPublisher.removeObserver(self._observe)
+        globalLogPublisher.removeObserver(self._observe)  # type: ignore[arg-type]
         stopping: list[Deferred[None]] = []
         for node in self.nodes:
             node.resume()

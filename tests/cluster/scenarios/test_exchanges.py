@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from mqttcluster.mqtt.packets import Disconnect, Publish, Pubcomp, Pubrec, Pubrel
+from mqttcluster.mqtt.packets import Disconnect, Pubcomp, Publish, Pubrec, Pubrel
 from mqttcluster.storage.interfaces import Publication
 from mqttcluster.storage.shared import Forward
 from tests.cluster.scenarios.stage import FAST, Node, Peer, Stage
@@ -137,8 +137,8 @@ def test_something_new_is_sent_before_the_old_one_is_repeated(stage: Stage, reac
 
 
 def test_release_comes_late_and_the_packet_id_is_in_use_again(stage: Stage) -> None:
-    """PUBREL is under way at the old node while the publisher moves, finishes, and uses the packet id for a new message.
-    The late release does not free it: the new message, repeated at a third node, still arrives once."""
+    """PUBREL is under way at the old node while the publisher moves, finishes, and uses the packet id for a new
+    message. The late release does not free it: the new message, repeated at a third node, still arrives once."""
     a, b, c = stage.start("a", "b", "c")
     receivers = Receivers(a, b, c)
     old = a.connect("writer", clean=False)

@@ -44,8 +44,8 @@ def come_back(stage: Stage, node: Node, client_id: str) -> tuple[Peer, bool]:
 
 
 def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
-    """Deliveries and exchanges that Redis has forgotten were half done. Their acknowledgements are answered, and what is
-    published afterwards is new to everybody: it comes, once, under packet ids that are not in use."""
+    """Deliveries and exchanges that Redis has forgotten were half done. Their acknowledgements are answered, and what
+    is published afterwards is new to everybody: it comes, once, under packet ids that are not in use."""
     a, b = stage.start("a", "b")
     reader = b.connect("reader", clean=False).subscribe("t")
     writer = a.connect("writer", clean=False)
@@ -77,7 +77,7 @@ def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
     for message in came[2:]:
         reader.send(Pubrec(message.packet_id))
     finished = {came[0].packet_id, came[1].packet_id}
-    new = []
+    new: list[bytes] = []
     while len(new) < 5:
         packet = reader.packet()
         if isinstance(packet, Pubrel):
@@ -97,8 +97,8 @@ def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
 
 @pytest.mark.parametrize("was", ["not there", "offline", "at the other node", "at the same node"])
 def test_session_goes_on_when_redis_has_forgotten_its_connection(stage: Stage, was: str) -> None:
-    """Redis has forgotten that a client is connected: it knows an older state of its session, or none. The client, which
-    only listens, gets what is published afterwards: on its connection, or on the next, if this one is closed."""
+    """Redis has forgotten that a client is connected: it knows an older state of its session, or none. The client,
+    which only listens, gets what is published afterwards: on its connection, or on the next, if this one is closed."""
     a, b = stage.start("a", "b")
     old = None
     if was != "not there":
@@ -119,8 +119,7 @@ def test_session_goes_on_when_redis_has_forgotten_its_connection(stage: Stage, w
 
     writer.publish("t", b"after")
     while True:
-        stage.until(lambda: reader.peek() or reader.closed)
-        if reader.closed and not reader.peek():
+        if reader.is_over():
             reader, present = come_back(stage, b, "reader")
             if not present:
                 assert was == "not there"

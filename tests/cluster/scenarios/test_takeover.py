@@ -5,16 +5,10 @@ The scenarios 11 and 12 of the table in this package.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from mqttcluster.mqtt.packets import Connack, Connect, Puback, Publish, Pubrel, Subscribe, Subscription
-from mqttcluster.storage.redis_members import Timing, members
-from tests.cluster.scenarios.stage import CALM, FAST, Node, Stage
-
-#: A lease that runs out soon, and nobody found dead after that.
-PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
+from tests.cluster.scenarios.stage import CALM, FAST, PATIENT, Stage
 
 
 def owner(stage: Stage, client_id: str) -> list[str]:
@@ -52,19 +46,6 @@ def test_two_connect_at_once_and_a_third_later(stage: Stage, clean: bool, first:
     assert owner(stage, "only") == [nodes[2].id]
 
 
-def lease_is_over(stage: Stage, node: Node) -> bool:
-    """By the clock of Redis."""
-    with stage.redis.client() as client:
-        seconds, microseconds = client.time()
-        flat: Sequence[bytes] = [part for pair in client.hgetall("mc:{c}:nodes").items() for part in pair]
-    return members(flat)[node.id].until < 1000 * seconds + microseconds // 1000
-
-
-def buried(stage: Stage, node: str) -> bool:
-    with stage.redis.client() as client:
-        return bool(client.hexists("mc:{c}:graves", node)) and b"done" in client.hget("mc:{c}:graves", node)
-
-
 @pytest.mark.parametrize("moment", ["within its lease", "after its lease", "after its burial"])
 def test_old_owner_is_stopped_and_wakes(stage: Stage, moment: str) -> None:
     """A client moves away from a node that is stopped, with packets of its in the old socket. When that node goes on,
@@ -84,9 +65,9 @@ def test_old_owner_is_stopped_and_wakes(stage: Stage, moment: str) -> None:
     new = b.connect("mover", clean=False, present=True)
     new.expect(Publish("t", b"1", 1, dup=True, packet_id=1))
     if moment == "after its lease":
-        stage.until(lambda: lease_is_over(stage, a))
+        stage.until(lambda: stage.lease_is_over(a))
     elif dead:
-        stage.until(lambda: buried(stage, a_was))
+        stage.until(lambda: stage.is_buried(a_was))
     a.resume()
     assert old.until_closed() == []
     if dead:
