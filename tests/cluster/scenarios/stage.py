@@ -270,6 +270,7 @@ class Node:
 
     def resume(self) -> None:
         """Like SIGCONT."""
+        self.stage.world.turn()  # what was sent until now is in its sockets
         self.reactor.resume()
 
     def die(self) -> None:

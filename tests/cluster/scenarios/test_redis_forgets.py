@@ -48,6 +48,7 @@ def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
     is published afterwards is new to everybody: it comes, once, under packet ids that are not in use."""
     a, b = stage.start("a", "b")
     reader = b.connect("reader", clean=False).subscribe("t")
+    connected = b.connect("connected").subscribe("t")
     writer = a.connect("writer", clean=False)
     writer.publish("t", b"before", 2)
     assert reader.take().payload == b"before"
@@ -93,6 +94,7 @@ def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
             else:
                 reader.send(Pubrec(packet.packet_id))
     assert new == [b"after", *(b"after %d" % number for number in range(4))]
+    assert connected.take_until(b"after 3")[-4:] == new[:4]
 
 
 @pytest.mark.parametrize("was", ["not there", "offline", "at the other node", "at the same node"])
