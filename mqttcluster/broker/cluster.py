@@ -98,21 +98,23 @@ class Cluster(Alone):
         """Whether the lease holds. If not, every client is woken when it does again."""
         if not self._fenced and self._backplane.valid():
             return True
-        if not self._fence_loop.running:
-            self._fence_loop.start(FENCE_INTERVAL, now=False)
+        self._wake_clients_later()
         return False
 
     def congested(self) -> bool:
         """Whether other nodes do not take what they are sent: QoS 1 and 2 publishes are to wait [G9]."""
         if not self._backplane.congested():
             return False
-        if not self._fence_loop.running:
-            self._fence_loop.start(FENCE_INTERVAL, now=False)
+        self._wake_clients_later()
         return True
 
     def away(self) -> bool:
         """Whether it is the store that keeps this node from acting, and not that it was asleep itself [G8]."""
         return not self._store.ready()
+
+    def _wake_clients_later(self) -> None:
+        if not self._fence_loop.running:
+            self._fence_loop.start(FENCE_INTERVAL, now=False)
 
     def _look_at_fence(self) -> None:
         if not self._fenced and self._backplane.valid() and not self._backplane.congested():

@@ -11,23 +11,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.broker.playbook import Peer
+from tests.support.wire import DISCONNECT_PACKET as DISCONNECT
+from tests.support.wire import PINGREQ_PACKET as PINGREQ
+from tests.support.wire import PINGRESP_PACKET as PINGRESP
+from tests.support.wire import frame, puback, pubcomp, pubrec, pubrel, subscribe, unsubscribe
+from tests.support.wire import string as text
 
-PINGREQ, PINGRESP, DISCONNECT = b"\xc0\x00", b"\xd0\x00", b"\xe0\x00"
-
-
-def text(value: str) -> bytes:
-    """A string with its length before it."""
-    encoded = value.encode()
-    return len(encoded).to_bytes(2, "big") + encoded
-
-
-def frame(first: int, body: bytes) -> bytes:
-    """First byte, Remaining Length, body."""
-    length, size = len(body), b""
-    while length > 127:
-        size += bytes((length & 127 | 128,))
-        length >>= 7
-    return bytes((first,)) + size + bytes((length,)) + body
+__all__ = [
+    "DISCONNECT",
+    "PINGREQ",
+    "PINGRESP",
+    "acknowledgement",
+    "frame",
+    "puback",
+    "pubcomp",
+    "publish",
+    "pubrec",
+    "pubrel",
+    "receive",
+    "send",
+    "suback",
+    "subscribe",
+    "subscribe_to",
+    "text",
+    "topics",
+    "unsuback",
+    "unsubscribe",
+]
 
 
 def publish(
@@ -38,33 +48,8 @@ def publish(
     return frame(0x30 | dup << 3 | qos << 1 | retain, text(topic) + identifier + payload)
 
 
-def puback(id: int) -> bytes:
-    return b"\x40\x02" + id.to_bytes(2, "big")
-
-
-def pubrec(id: int) -> bytes:
-    return b"\x50\x02" + id.to_bytes(2, "big")
-
-
-def pubrel(id: int) -> bytes:
-    return b"\x62\x02" + id.to_bytes(2, "big")
-
-
-def pubcomp(id: int) -> bytes:
-    return b"\x70\x02" + id.to_bytes(2, "big")
-
-
-def subscribe(id: int, *filters: tuple[str, int]) -> bytes:
-    """SUBSCRIBE with pairs of filter and QoS."""
-    return frame(0x82, id.to_bytes(2, "big") + b"".join(text(name) + bytes((qos,)) for name, qos in filters))
-
-
 def suback(id: int, *codes: int) -> bytes:
     return frame(0x90, id.to_bytes(2, "big") + bytes(codes))
-
-
-def unsubscribe(id: int, *filters: str) -> bytes:
-    return frame(0xA2, id.to_bytes(2, "big") + b"".join(map(text, filters)))
 
 
 def unsuback(id: int) -> bytes:
