@@ -172,9 +172,10 @@ class Cluster(Alone):
         """QoS 1 and 2 by link: to nodes with receivers that have no queue, and to owners of queues. The answer must be
         waited for where nothing but the link holds the message [G1]; None: there is nothing to wait for."""
         doorbells: dict[str, list[Doorbell]] = {}
-        for (subscriber, qos), sequence, (node, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
+        for (subscriber, target), sequence, (node, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
             if sequence > 0 and node and node != self._backplane.node:
-                doorbells.setdefault(node, []).append(Doorbell(subscriber.client_id, epoch, sequence, qos))
+                bell = Doorbell(subscriber.client_id, epoch, sequence, target.qos, target.retain, target.identifiers)
+                doorbells.setdefault(node, []).append(bell)
         waiting: list[Deferred[bool]] = []
         for node, bits in plan.take_nodes():
             if bits & LINKED:
@@ -307,10 +308,11 @@ class Cluster(Alone):
     def _forwarded(self, forward: Forward) -> None:
         message = forward.message
         if forward.match and self.first(forward.exchange):
-            for subscriber, granted in self._broker.routing.match(message.topic):
-                qos = min(message.qos, granted)
+            for receiver in self._broker.routing.match(message.topic, message.publisher):
+                subscriber, qos = receiver.subscriber, min(message.qos, receiver.qos)
                 if subscriber.outlet is not None and not (qos and subscriber.durable):
-                    subscriber.outlet.deliver(message, qos)
+                    retain = message.retain and receiver.retain_as_published
+                    subscriber.outlet.deliver(message, qos, retain, receiver.identifiers)
         for bell in forward.doorbells:
             self._broker.sessions.ring(bell, message)
 

@@ -101,22 +101,22 @@ class Outlet:
 
     # -- deliveries
 
-    def deliver(self, message: Message, qos: int) -> None:
-        """A message that no store holds for this session."""
+    def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
         session = self.session
         while session.feed and message.topic in session.feed:
             self._send_retained(message.topic)
         if qos:
-            self._offer(message, qos, False)
+            self._offer(message, qos, retain, identifiers)
         else:
-            self._send_now(message, False)
+            self._send_now(message, retain, identifiers)
 
     def arrived(self, delivery: Delivery) -> None:
         """The store holds a message for this durable session."""
         self.session.arrived(delivery)
         self._sender.mark()
 
-    def _send_now(self, message: Message, retain: bool) -> None:
+    def _send_now(self, message: Message, retain: bool, identifiers: tuple[int, ...]) -> None:
         if self._sender.full:
             self._metrics.dropped["send_buffer"] += 1
         else:
@@ -124,8 +124,8 @@ class Outlet:
             self._metrics.publish_bytes_sent += len(message.payload)
             self._sender.send(message.frame(self._version, 0, retain))
 
-    def _offer(self, message: Message, qos: int, retain: bool) -> None:
-        if self.session.offer(message, qos, retain):
+    def _offer(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        if self.session.offer(message, qos, retain, identifiers):
             self._sender.mark()
         else:
             self._metrics.dropped["queue_full"] += 1
@@ -259,11 +259,11 @@ class Outlet:
             return
         qos = min(message.qos, granted)
         if not qos:
-            self._send_now(message, True)
+            self._send_now(message, True, ())
         elif self.session.durable:
             self._queue_retained(message, qos)
         else:
-            self._offer(message, qos, True)
+            self._offer(message, qos, True, ())
 
     def _is_wanted(self, topic: str) -> bool:
         return any(receiver.subscriber is self.subscriber for receiver in self._routing.match(topic))

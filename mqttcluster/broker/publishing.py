@@ -55,23 +55,25 @@ class Plan:
         self.revision = revision
         self.owners: list[tuple[str, int]] = []
         self.exchange: tuple[str, int, int] | None = None
-        self.live: list[tuple[Subscriber, int]] = []
-        self.queued: list[tuple[Subscriber, int]] = []
+        self.live: list[tuple[Subscriber, Target]] = []
+        self.queued: list[tuple[Subscriber, Target]] = []
         self.sequences: list[int] = []
         self.publication: Publication | None = None
         self.stale = False
 
     def add(self, receivers: Iterable[Receiver]) -> list[Target]:
         """Sort receivers into those that the store serves and the others. Returns the former as targets."""
-        message_qos = self.message.qos
+        message = self.message
         targets = []
-        for subscriber, granted in receivers:
-            qos = min(message_qos, granted)
+        for receiver in receivers:
+            subscriber, qos = receiver.subscriber, min(message.qos, receiver.qos)
+            retain = message.retain and receiver.retain_as_published
+            target = Target(subscriber.client_id, subscriber.generation, qos, retain, receiver.identifiers)
             if qos and subscriber.durable:
-                self.queued.append((subscriber, qos))
-                targets.append(Target(subscriber.client_id, subscriber.generation, qos))
+                self.queued.append((subscriber, target))
+                targets.append(target)
             elif subscriber.outlet is not None:
-                self.live.append((subscriber, qos))
+                self.live.append((subscriber, target))
         return targets
 
     def look_at_nodes(self, nodes: Sequence[tuple[str, int]]) -> None:
@@ -116,7 +118,7 @@ class Publishing:
     ) -> Plan:
         """Look up the receivers. `plan.publication` is what the store must take first, None for nothing."""
         routing, topic = self._routing, message.topic
-        plan = Plan(message, routing.match(topic), routing.nodes(topic), routing.revision)
+        plan = Plan(message, routing.match(topic, message.publisher), routing.nodes(topic), routing.revision)
         targets = plan.add(plan.receivers)
         retain = message.retain and self._may_retain(message)
         if targets or retain or exchange or will:
@@ -127,9 +129,12 @@ class Publishing:
 
     def publish_here(self, message: Message) -> None:
         """A QoS 0 message of this node for its own clients."""
-        plan = Plan(message, self._routing.match(message.topic), (), self._routing.revision)
+        plan = Plan(message, self._match(message), (), self._routing.revision)
         plan.add(plan.receivers)
         self._deliver_live(plan)
+
+    def _match(self, message: Message) -> Sequence[Receiver]:
+        return self._routing.match(message.topic, message.publisher)
 
     def _may_retain(self, message: Message) -> bool:
         if len(self._retained) < self._max_retained or message.topic in self._retained or not message.payload:
@@ -167,7 +172,7 @@ class Publishing:
 
     def _second_look(self, plan: Plan) -> Deferred[None]:
         known = {receiver.subscriber for receiver in plan.receivers}
-        added = [receiver for receiver in self._routing.match(plan.message.topic) if receiver.subscriber not in known]
+        added = [receiver for receiver in self._match(plan.message) if receiver.subscriber not in known]
         targets = plan.add(added)
         plan.look_at_nodes(self._routing.nodes(plan.message.topic))
         if not targets:
@@ -184,11 +189,12 @@ class Publishing:
                 self._deliver_live(plan)
             if plan.nodes or any(node for node, _ in plan.owners):
                 waiting = self._cluster.forward(plan)
-        for (subscriber, qos), sequence, (_, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
+        for (subscriber, target), sequence, (_, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
             if sequence == FULL:
                 self._metrics.dropped["queue_full"] += 1
             elif sequence != GONE and subscriber.outlet is not None and epoch in (0, subscriber.outlet.epoch):
-                subscriber.outlet.arrived(Delivery(sequence, plan.message, qos))
+                delivery = Delivery(sequence, plan.message, target.qos, target.retain, target.identifiers)
+                subscriber.outlet.arrived(delivery)
         return waiting
 
     def _send_now(self, plan: Plan) -> None:
@@ -199,8 +205,8 @@ class Publishing:
 
     def _deliver_live(self, plan: Plan) -> None:
         message = plan.message
-        for subscriber, qos in plan.live:
+        for subscriber, target in plan.live:
             outlet = subscriber.outlet
             if outlet is not None:
-                outlet.deliver(message, qos)
+                outlet.deliver(message, target.qos, target.retain, target.identifiers)
         plan.live.clear()

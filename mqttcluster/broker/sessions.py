@@ -194,7 +194,7 @@ class Sessions:
         if bell.client_id in self._opening:
             self._rung.add(bell.client_id)
         elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
-            subscriber.outlet.arrived(Delivery(bell.sequence, message, bell.qos))
+            subscriber.outlet.arrived(Delivery(bell.sequence, message, bell.qos, bell.retain, bell.identifiers))
 
     def give_way(self, client_id: str, epoch: int) -> Deferred[None]:
         """Another node owns this session under a higher epoch. Fires when nothing of the connection here is under

@@ -3,7 +3,7 @@ for topics seen a moment ago."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from mqttcluster.core.message import Delivery, Message
@@ -26,8 +26,8 @@ class Outlet(Protocol):
     @property
     def epoch(self) -> int: ...
 
-    def deliver(self, message: Message, qos: int) -> None:
-        """A message that no store holds for this session."""
+    def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
 
     def arrived(self, delivery: Delivery) -> None:
         """A message that the store holds for this session."""
@@ -55,10 +55,53 @@ class Subscriber:
 
 
 class Receiver(NamedTuple):
-    """One session that a topic reaches, and the highest QoS among its matching subscriptions [MQTT-3.3.5-1]."""
+    """One session that a topic reaches, and what its matching subscriptions ask for together: the highest QoS
+    [MQTT-3.3.5-1], the retain flag as it was published if one of them wants it, all their identifiers.
+
+    `no_local`: one of them is not for what this very client publishes; `own` is what remains then, None for nothing.
+    """
 
     subscriber: Subscriber
     qos: int
+    retain_as_published: bool = False
+    identifiers: tuple[int, ...] = ()
+    no_local: bool = False
+    own: Receiver | None = None
+
+
+def combine(subscriber: Subscriber, subscriptions: Sequence[Subscription]) -> Receiver:
+    """One receiver from the subscriptions of a session that match the same topic; at least one."""
+    others = [subscription for subscription in subscriptions if not subscription.no_local]
+    no_local = len(others) < len(subscriptions)
+    return Receiver(
+        subscriber,
+        max(subscription.qos for subscription in subscriptions),
+        any(subscription.retain_as_published for subscription in subscriptions),
+        tuple(subscription.identifier for subscription in subscriptions if subscription.identifier),
+        no_local,
+        combine(subscriber, others) if no_local and others else None,
+    )
+
+
+class Matched:
+    """The answer for one topic. `receivers` is for everybody who has no no-local subscription to it."""
+
+    __slots__ = ("_no_local", "receivers")
+
+    def __init__(self, receivers: tuple[Receiver, ...]) -> None:
+        self.receivers = receivers
+        self._no_local = {receiver.subscriber.client_id for receiver in receivers if receiver.no_local}
+
+    def receivers_of(self, publisher: str) -> tuple[Receiver, ...]:
+        """Who gets what `publisher` (a client id, '' for the broker) publishes [MQTT-3.8.3-3]."""
+        if publisher not in self._no_local:
+            return self.receivers
+        found = []
+        for receiver in self.receivers:
+            own = receiver.own if receiver.no_local and receiver.subscriber.client_id == publisher else receiver
+            if own is not None:
+                found.append(own)
+        return tuple(found)
 
 
 class Routing:
@@ -69,7 +112,7 @@ class Routing:
 
     def __init__(self) -> None:
         self._tree: TopicTree[Subscriber, Subscription] = TopicTree()
-        self._cache: dict[str, tuple[Receiver, ...]] = {}
+        self._cache: dict[str, Matched] = {}
         self._nodes: TopicTree[str, int] = TopicTree()
         self._nodes_cache: dict[str, tuple[tuple[str, int], ...]] = {}
         self._interest: dict[str, dict[str, int]] = {}
@@ -105,19 +148,23 @@ class Routing:
         for topic_filter, subscription in subscriptions:
             self.subscribe(subscriber, topic_filter, subscription)
 
-    def match(self, topic: str) -> tuple[Receiver, ...]:
-        """The sessions that `topic` reaches, each once."""
-        receivers = self._cache.get(topic)
-        if receivers is None:
-            best: dict[Subscriber, int] = {}
+    def match(self, topic: str, publisher: str = "") -> tuple[Receiver, ...]:
+        """The sessions that a message of `publisher` to `topic` reaches, each once."""
+        return (self._cache.get(topic) or self.matched(topic)).receivers_of(publisher)
+
+    def matched(self, topic: str) -> Matched:
+        """The sessions that `topic` reaches; the same object until `revision` grows."""
+        matched = self._cache.get(topic)
+        if matched is None:
+            found: dict[Subscriber, list[Subscription]] = {}
             for subscriber, subscription in self._tree.match(topic):
-                best[subscriber] = max(best.get(subscriber, 0), subscription.qos)
-            receivers = tuple(Receiver(subscriber, qos) for subscriber, qos in best.items())
+                found.setdefault(subscriber, []).append(subscription)
+            matched = Matched(tuple(combine(*item) for item in found.items()))
             if len(topic) <= LONGEST_CACHED:
                 if len(self._cache) >= CACHED_TOPICS:
                     self._cache.clear()
-                self._cache[topic] = receivers
-        return receivers
+                self._cache[topic] = matched
+        return matched
 
     def set_interest(self, node: str, topic_filter: str, bits: int) -> None:
         """What another node wants of one filter, 0 for nothing any more."""

@@ -74,12 +74,12 @@ class Session:
         self.sent = self._sent_before = sent
         self.inbound.update(inbound)
 
-    def offer(self, message: Message, qos: int, retain: bool) -> bool:
+    def offer(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...] = ()) -> bool:
         """Queue a message for a clean session. False: the queue is full and the message is dropped."""
         if len(self.queue) >= self.max_queued:
             return False
         self.cursor += 1
-        self.queue.append(Delivery(self.cursor, message, qos, retain))
+        self.queue.append(Delivery(self.cursor, message, qos, retain, identifiers))
         return True
 
     def arrived(self, delivery: Delivery) -> None:

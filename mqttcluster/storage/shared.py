@@ -96,6 +96,8 @@ class Doorbell:
     epoch: int
     sequence: int
     qos: int
+    retain: bool = False
+    identifiers: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
