@@ -1,13 +1,16 @@
 """A file of rules, one a line, that say who may publish and subscribe what. A line reads like a sentence::
 
     # Sensors report for themselves, everybody reads them.
-    allow user alice to publish and subscribe sensors/%u/#
+    group operators has alice "bob smith"
+    allow group operators to publish and subscribe control/#
+    allow users to publish and subscribe sensors/%u/#
     allow everyone to subscribe sensors/#
     deny anonymous to publish control/#
 
 The first rule that speaks about the client, the action and the topic decides; without one the answer is no.
-Who: ``everyone``, ``anonymous`` (no user name), ``users`` (any user name), ``user NAME``, ``client ID``. A name with
-spaces stands in double quotes. The filter is the rest of the line; ``%u`` in it is the user name, ``%c`` the client id.
+Who: ``everyone``, ``anonymous`` (no user name), ``users`` (any user name), ``user NAME``, ``client ID``,
+``group NAME``. A name with spaces stands in double quotes. The filter is the rest of the line; ``%u`` in it is the user
+name, ``%c`` the client id. A group is a line of its own, before or after the rules that name it, or several lines.
 
 A subscription is allowed by a rule that covers it whole, and denied by a rule that it overlaps anywhere: what a filter
 may bring is decided when it is subscribed. A name with ``+``, ``#``, ``/`` or a leading ``$`` is not put into a rule:
@@ -18,21 +21,27 @@ A client chooses its own client id, so ``client`` and ``%c`` protect nothing by 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 from mqttcluster.broker.auth import Identity
 from mqttcluster.mqtt.topics import valid_filter
 
 _RULE = re.compile(
     r"(?P<verb>allow|deny)\s+"
-    r"(?:(?P<group>everyone|anonymous|users)|(?P<kind>user|client)\s+(?:\"(?P<quoted>[^\"]+)\"|(?P<name>[^\s\"]\S*)))\s+"
+    r"(?:(?P<all>everyone|anonymous|users)|(?P<kind>user|client|group)\s+(?:\"(?P<quoted>[^\"]+)\"|(?P<name>[^\s\"]\S*)))\s+"
     r"to\s+(?P<action>publish\s+and\s+subscribe|subscribe\s+and\s+publish|publish|subscribe)\s+"
     r"(?P<filter>\S.*)"
 )
 _CURE = (
-    "write: allow|deny everyone|anonymous|users|user NAME|client ID to publish|subscribe|publish and subscribe FILTER"
+    "write: allow|deny everyone|anonymous|users|user NAME|client ID|group NAME to publish|subscribe|publish and"
+    " subscribe FILTER, or: group NAME has USER USER ..."
 )
+_NAME = r"(?:\"[^\"]+\"|[^\s\"]\S*)"
+_GROUP = re.compile(rf"group\s+(?P<name>{_NAME})\s+has\s+(?P<members>{_NAME}(?:\s+{_NAME})*)")
+#: The group whose members may subscribe to ``$SYS``.
+ADMINISTRATORS = "administrators"
 
 
 class AclFileError(Exception):
@@ -41,7 +50,8 @@ class AclFileError(Exception):
 
 @dataclass(slots=True)
 class Rule:
-    """One line. `subject` is the word of the rule's who; `name` follows ``user`` and ``client``."""
+    """One line. `subject` is the word of the rule's who; `name` follows ``user``, ``client`` and ``group``, whose
+    `members` are user names."""
 
     allow: bool
     subject: str
@@ -49,6 +59,7 @@ class Rule:
     publish: bool
     subscribe: bool
     levels: tuple[str, ...]
+    members: AbstractSet[str] = frozenset()
 
     def concerns(self, client: Identity) -> bool:
         """Whether the rule speaks about this client."""
@@ -56,6 +67,8 @@ class Rule:
             return client.username == self.name
         if self.subject == "client":
             return client.client_id == self.name
+        if self.subject == "group":
+            return client.username in self.members
         if self.subject == "everyone":
             return True
         return (client.username is None) == (self.subject == "anonymous")
@@ -77,7 +90,7 @@ class Rule:
     @property
     def needs_user(self) -> bool:
         """Whether it depends on a user name, which means nothing unless a password was asked for."""
-        return self.subject in ("user", "users", "anonymous") or any("%u" in level for level in self.levels)
+        return self.subject in ("user", "users", "anonymous", "group") or any("%u" in level for level in self.levels)
 
 
 def _fill(level: str, client: Identity) -> str | None:
@@ -127,34 +140,45 @@ def overlaps(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 class AclFile:
-    """The `Authorizer` that follows rules."""
+    """What rules say. `groups` are user names by the name of their group."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], groups: Mapping[str, AbstractSet[str]] | None = None) -> None:
         self._publish = [rule for rule in rules if rule.publish]
         self._subscribe = [rule for rule in rules if rule.subscribe]
+        self._administrators = (groups or {}).get(ADMINISTRATORS, frozenset())
+        #: Whether any of it depends on user names, which mean nothing unless somebody checks them.
+        self.needs_users = bool(groups) or any(rule.needs_user for rule in rules)
 
-    def may_publish(self, client: Identity, topic: str) -> bool:
+    def leads(self, username: str) -> bool:
+        """Whether this user is an administrator."""
+        return username in self._administrators
+
+    def decide(self, client: Identity, topic: str, publish: bool) -> bool | None:
+        """Whether `client` may publish to a topic name, or else subscribe to a topic filter. None: no rule says."""
         levels = topic.split("/")
-        for rule in self._publish:
-            if rule.concerns(client):
-                pattern = rule.levels_for(client)
-                if pattern is not None and covers(pattern, levels):
-                    return rule.allow
-        return False
-
-    def may_subscribe(self, client: Identity, filter: str) -> bool:
-        levels = filter.split("/")
+        if publish:
+            return self._first(self._publish, client, levels, False)
         if levels[0] == "$share" and len(levels) > 2:
             levels = levels[2:]
-        for rule in self._subscribe:
+        return self._first(self._subscribe, client, levels, True)
+
+    def _first(self, rules: Iterable[Rule], client: Identity, levels: Sequence[str], subscribe: bool) -> bool | None:
+        for rule in rules:
             if rule.concerns(client):
                 pattern = rule.levels_for(client)
-                if pattern is not None and (covers if rule.allow else overlaps)(pattern, levels):
+                speaks = overlaps if subscribe and not rule.allow else covers
+                if pattern is not None and speaks(pattern, levels):
                     return rule.allow
-        return False
+        return None
+
+    def may_publish(self, client: Identity, topic: str) -> bool:
+        return bool(self.decide(client, topic, True))
+
+    def may_subscribe(self, client: Identity, filter: str) -> bool:
+        return bool(self.decide(client, filter, False))
 
 
-def read_rules(path: str) -> list[Rule]:
+def read_acl(path: str) -> AclFile:
     """The rules of a file. Raises AclFileError."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -163,14 +187,32 @@ def read_rules(path: str) -> list[Rule]:
         raise AclFileError(f"cannot read {path}: {error.strerror}; name a readable file") from error
     except UnicodeDecodeError as error:
         raise AclFileError(f"{path} is not UTF-8; save it as UTF-8") from error
-    rules = []
+    rules: list[tuple[int, Rule]] = []
+    groups: dict[str, set[str]] = {}
     for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                rules.append(read_rule(line.strip()))
-            except ValueError as error:
-                raise AclFileError(f"{path}, line {number}: {error}") from None
-    return rules
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            group = _GROUP.fullmatch(line)
+            if group is not None:
+                groups.setdefault(_unquoted(group["name"]), set()).update(_names(group["members"]))
+            else:
+                rules.append((number, read_rule(line)))
+        except ValueError as error:
+            raise AclFileError(f"{path}, line {number}: {error}") from None
+    for number, rule in rules:
+        if rule.subject == "group" and rule.name not in groups:
+            raise AclFileError(f"{path}, line {number}: no line says who is in it; write: group {rule.name} has USER")
+    return AclFile([replace(rule, members=groups.get(rule.name, frozenset())) for _, rule in rules], groups)
+
+
+def _names(text: str) -> list[str]:
+    return [_unquoted(name) for name in re.findall(_NAME, text)]
+
+
+def _unquoted(name: str) -> str:
+    return name.strip('"')
 
 
 def read_rule(line: str) -> Rule:
@@ -185,7 +227,7 @@ def read_rule(line: str) -> Rule:
     action = match["action"]
     return Rule(
         match["verb"] == "allow",
-        match["group"] or match["kind"],
+        match["all"] or match["kind"],
         match["quoted"] or match["name"] or "",
         "publish" in action,
         "subscribe" in action,

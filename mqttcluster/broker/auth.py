@@ -1,8 +1,9 @@
-"""Who may connect, and what a client may publish and subscribe.
+"""Who may connect, and what a client may publish and subscribe: the words that are used for it.
 
-The broker asks an `Authenticator` once for each connection, and an `Authorizer` for each topic and filter (it may keep
-the answers for as long as the connection lives). `mqttcluster.broker.passwords` and `mqttcluster.broker.acl` read both
-from files; `AnonymousOnly` and `AllowAll` are what a broker has without such files.
+`IAuthenticator` and `IAuthorizer` are for code from outside, named in the configuration; docs/authentication.md has an
+example of each. `authentication.Chain` and `authorization.Rules` ask them one after the other, and are what the broker
+knows: `Authenticator` and `Authorizer`. `passwords` and `acl` read both from files; `AnonymousOnly` and `AllowAll` are
+what a broker has without any of this.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
+from zope.interface import Interface
 
 from mqttcluster.mqtt.reasons import Reason
 
@@ -21,6 +23,9 @@ class Credentials:
 
     `username` and `password` are None if the packet had none. `anonymous_allowed` belongs to the listener the client
     came through: clients without a user name are welcome there. `peer` is the client's address, for the log.
+    `certificate_name` is the name in the client's certificate, None without `tls-identity` or without a certificate.
+
+    Once the client was allowed in, `username` is who it is taken for.
     """
 
     client_id: str
@@ -28,6 +33,7 @@ class Credentials:
     password: bytes | None = field(repr=False)
     anonymous_allowed: bool
     peer: str
+    certificate_name: str | None = None
 
 
 @dataclass(slots=True)
@@ -38,21 +44,65 @@ class Identity:
     username: str | None
 
 
+@dataclass(slots=True)
+class Allow:
+    """An authenticator's answer: the client may connect, and is the user `username` from now on."""
+
+    username: str | None
+
+
+#: What an authenticator answers; None: no opinion, ask the next one.
+Verdict = bool | Allow | Reason | None
+
+
+class IAuthenticator(Interface):
+    """Decides whether a client may connect."""
+
+    def authenticate(credentials):  # type: ignore[no-untyped-def]
+        """Whether the client with these `Credentials` may connect.
+
+        Returns, or has a Deferred fire with, or is a coroutine that returns:
+
+        * None for no opinion: the next authenticator is asked;
+        * True, or `Allow` with the user name that the client has from now on;
+        * False, which is Reason.BAD_USER_NAME_OR_PASSWORD, or another `Reason` of 0x80 or more.
+        """
+
+
+class IAuthorizer(Interface):
+    """Decides what a connected client may do. The answers are remembered for a client until its connection ends or the
+    rules are read again (SIGHUP)."""
+
+    def may_publish(client, topic):  # type: ignore[no-untyped-def]
+        """Whether this client (an `Identity`) may publish to a topic name, as a will too.
+
+        Returns, or has a Deferred fire with, or is a coroutine that returns True, False, or None for no opinion.
+        """
+
+    def may_subscribe(client, filter):  # type: ignore[no-untyped-def]
+        """Whether this client may have every topic that a topic filter brings. Answers like `may_publish`."""
+
+
 class Authenticator(Protocol):
     """Decides whether a client may connect."""
 
     def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
-        """Fires with SUCCESS, BAD_USER_NAME_OR_PASSWORD, NOT_AUTHORIZED, or SERVER_BUSY when too many are waiting for
-        an answer. It does not fail."""
+        """Fires with SUCCESS, BAD_USER_NAME_OR_PASSWORD, NOT_AUTHORIZED, or another reason to refuse, such as
+        SERVER_BUSY when too many are waiting for an answer. It does not fail."""
+
+
+#: Whether something is allowed; None: nobody could say, so it is refused, and asked again the next time.
+Permission = bool | None
 
 
 class Authorizer(Protocol):
-    """Decides what a connected client may do. The answers depend on the arguments only."""
+    """Decides what a connected client may do. The answers depend on the arguments, and on rules that change rarely.
+    A Deferred does not fail."""
 
-    def may_publish(self, client: Identity, topic: str) -> bool:
+    def may_publish(self, client: Identity, topic: str) -> Permission | Deferred[Permission]:
         """Whether `client` may publish to this topic name, as a will too."""
 
-    def may_subscribe(self, client: Identity, filter: str) -> bool:
+    def may_subscribe(self, client: Identity, filter: str) -> Permission | Deferred[Permission]:
         """Whether `client` may have every topic that this topic filter brings."""
 
 

@@ -1,6 +1,6 @@
 """A file of user names and password hashes, one ``name:hash`` a line.
 
-Two kinds of hashes are read: Argon2id (``$argon2id$...``), made by ``python -m mqttcluster.broker.passwords NAME``, and
+Two kinds of hashes are read: Argon2id (``$argon2id$...``), made by ``mqttcluster-passwd`` (`mqttcluster.passwd`), and
 those of mosquitto_passwd (``$7$``, PBKDF2 with SHA-512). Empty lines and lines that begin with ``#`` say nothing.
 
 Hashing is slow on purpose, so it is done in threads, a few at a time. An unknown name costs the same as a wrong
@@ -11,27 +11,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import getpass
 import hashlib
 import hmac
 import os
-import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHash
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from mqttcluster.broker.auth import Credentials
+from mqttcluster.broker.auth import Credentials, IAuthenticator, Verdict
 from mqttcluster.mqtt.reasons import Reason
 
-log = Logger(namespace="mqttcluster.passwords")
-
 #: Checks that may wait for a thread. More clients are told that the server is busy.
-MAX_WAITING = 500
+MAX_WAITING = 200
 #: Least and most work a hash may ask for: a file is trusted, a typing mistake in it is not.
 _ITERATIONS = range(1, 10_000_001)
 _ARGON2_KIB = range(8, (1 << 20) + 1)
@@ -125,8 +120,7 @@ def read_passwords(path: str) -> dict[str, Hash]:
             hashes[name] = _read_hash(encoded.strip())
         except ValueError as error:
             raise PasswordFileError(
-                f"{path}, line {number}: {error}; make one with mosquitto_passwd, or with "
-                "python -m mqttcluster.broker.passwords NAME"
+                f"{path}, line {number}: {error}; make one with mqttcluster-passwd or mosquitto_passwd"
             ) from None
     if not hashes:
         raise PasswordFileError(f"{path} holds no user; add one, or leave the option out")
@@ -141,8 +135,10 @@ def _read_hash(encoded: str) -> Hash:
     raise ValueError("the hash is neither $argon2id$ nor $7$")
 
 
+@implementer(IAuthenticator)
 class PasswordFile:
-    """The `Authenticator` that asks a file. `run` calls a function in a thread; `at_once` checks run side by side."""
+    """The authenticator that asks a file. It has no opinion of a client without a user name, and of one whose name is
+    not in the file. `run` calls a function in a thread; `at_once` checks run side by side."""
 
     def __init__(
         self,
@@ -150,36 +146,43 @@ class PasswordFile:
         run: Callable[[Callable[[bytes], bool], bytes], Deferred[bool]],
         at_once: int = 2,
     ) -> None:
-        self._hashes = hashes
         self._run = run
         self._limit = DeferredSemaphore(at_once)
         self._waiting = 0
-        # Every kind of hash in the file has a cost of its own; an unknown name takes that of the first line.
-        self._nobody = next(iter(hashes.values())).like()
+        self._secret = os.urandom(16)
+        self.change(hashes)
 
-    def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
+    def change(self, hashes: dict[str, Hash]) -> None:
+        """The file was read again."""
+        self._hashes = hashes
+        self._kinds = list(hashes.values())
+
+    def _nobody(self, name: str) -> Hash:
+        """What an unknown name is checked against. Each kind of hash in the file has a cost of its own: such a name has
+        that of one of the known, always the same, and nobody but us can say of which."""
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=8).digest()
+        return self._kinds[int.from_bytes(digest, "big") % len(self._kinds)].like()
+
+    def authenticate(self, credentials: Credentials) -> Deferred[Verdict]:
         if credentials.username is None:
-            return succeed(Reason.SUCCESS if credentials.anonymous_allowed else Reason.NOT_AUTHORIZED)
+            return succeed(None)
         if self._waiting >= MAX_WAITING:
             return succeed(Reason.SERVER_BUSY)
         self._waiting += 1
         known = self._hashes.get(credentials.username)
-        fits = (known or self._nobody).fits
-        checked: Deferred[bool] = self._limit.run(self._run, fits, credentials.password or b"")
+        fits = (known or self._nobody(credentials.username)).fits
         given = credentials.password is not None
+        # Whoever waits may give up; the thread goes on and keeps its place until it is done.
+        answer: Deferred[Verdict] = Deferred()
 
-        def answer(right: bool) -> Reason:
-            return Reason.SUCCESS if right and given and known is not None else Reason.BAD_USER_NAME_OR_PASSWORD
-
-        def failed(failure: Failure) -> Reason:
-            log.failure("a password could not be checked", failure=failure)
-            return Reason.SERVER_UNAVAILABLE
-
-        def done(reason: Reason) -> Reason:
+        def done(right: Any) -> Any:
             self._waiting -= 1
-            return reason
+            return right
 
-        return checked.addCallback(answer).addErrback(failed).addCallback(done)
+        checked: Deferred[bool] = self._limit.run(self._run, fits, credentials.password or b"")
+        checked.addBoth(done).addCallback(lambda right: None if known is None else right and given)
+        checked.addCallbacks(answer.callback, answer.errback)
+        return answer
 
 
 def line(name: str, password: str) -> str:
@@ -187,23 +190,3 @@ def line(name: str, password: str) -> str:
     if not name or name != name.strip() or name.startswith("#") or "\n" in name or "\r" in name or "\0" in name:
         raise ValueError("a name is one line, and does not begin with # or a space")
     return f"{name}:{PasswordHasher().hash(password)}"
-
-
-def main() -> None:
-    """``python -m mqttcluster.broker.passwords NAME``: ask for a password (or read it from a pipe), write the line."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m mqttcluster.broker.passwords NAME >> FILE")
-    if sys.stdin.isatty():
-        password = getpass.getpass()
-        if password != getpass.getpass("Again: "):
-            sys.exit("they differ")
-    else:
-        password = sys.stdin.readline().rstrip("\n")
-    try:
-        sys.stdout.write(line(sys.argv[1], password) + "\n")
-    except ValueError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

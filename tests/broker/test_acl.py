@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqttcluster.broker.acl import AclFile, AclFileError, covers, overlaps, read_rule, read_rules
+from mqttcluster.broker.acl import AclFile, AclFileError, covers, overlaps, read_acl, read_rule
 from mqttcluster.broker.auth import AllowAll, Identity
 from mqttcluster.mqtt.topics import matches
 
@@ -177,20 +177,65 @@ def test_mistakes_name_the_line_and_the_cure(tmp_path: Path, line: str) -> None:
     path = tmp_path / "acl"
     path.write_text(f"# rules\n\nallow everyone to publish x\n{line}\n")
     with pytest.raises(AclFileError, match=r"acl, line 4: "):
-        read_rules(str(path))
+        read_acl(str(path))
+
+
+def write(tmp_path: Path, *lines: str) -> str:
+    path = tmp_path / "acl"
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 def test_file(tmp_path: Path) -> None:
     """Comments and empty lines say nothing; a filter may hold spaces."""
-    path = tmp_path / "acl"
-    path.write_text('# all\n  # more\n\n  allow user "alice smith" to subscribe living room/#  \r\n')
-    (rule,) = read_rules(str(path))
-    assert (rule.name, rule.levels) == ("alice smith", ("living room", "#"))
+    path = write(tmp_path, "# all", "  # more", "", '  allow user "alice smith" to subscribe living room/#  \r', "")
+    file = read_acl(path)
+    assert file.may_subscribe(Identity("c", "alice smith"), "living room/lamp")
+    assert not file.may_subscribe(Identity("c", "alice"), "living room/lamp")
     with pytest.raises(AclFileError, match="cannot read"):
-        read_rules(str(tmp_path / "none"))
-    path.write_bytes(b"\xff")
+        read_acl(str(tmp_path / "none"))
+    Path(path).write_bytes(b"\xff")
     with pytest.raises(AclFileError, match="UTF-8"):
-        read_rules(str(path))
+        read_acl(path)
+
+
+def test_groups(tmp_path: Path) -> None:
+    """A rule for a group is for the users in it, wherever in the file the group stands."""
+    path = write(
+        tmp_path,
+        "allow group operators to publish control/%u",
+        "group operators has alice",
+        'group operators has "bob smith" carol',
+        "group empty-handed has dave",
+        "deny group empty-handed to subscribe #",
+        "allow everyone to subscribe #",
+    )
+    file = read_acl(path)
+    for name in ("alice", "bob smith", "carol"):
+        assert file.may_publish(Identity("c", name), f"control/{name}")
+    for name in ("bob", "smith", "dave", "operators", None):
+        assert not file.may_publish(Identity("alice", name), f"control/{name}")
+    assert not file.may_subscribe(Identity("c", "dave"), "a")
+    assert file.may_subscribe(Identity("c", "alice"), "a")
+    assert file.needs_users
+    assert not file.leads("alice")
+    assert read_acl(write(tmp_path, "group administrators has alice")).leads("alice")
+
+
+@pytest.mark.parametrize(
+    "line", ["group has alice", "group operators has", "group operators: alice", 'group operators has "alice']
+)
+def test_mistakes_in_groups(tmp_path: Path, line: str) -> None:
+    """A line that is neither a rule nor a group is refused."""
+    with pytest.raises(AclFileError, match=r"acl, line 2: this is no rule"):
+        read_acl(write(tmp_path, "group operators has alice", line))
+
+
+def test_a_group_that_nobody_is_in_is_a_mistake(tmp_path: Path) -> None:
+    """A misspelt name of a group would silently forbid, or deny nobody."""
+    path = write(tmp_path, "group operators has alice", "", "deny group operator to publish a")
+    with pytest.raises(AclFileError, match=r"acl, line 3: .* group operator has USER"):
+        read_acl(path)
 
 
 @pytest.mark.parametrize(
