@@ -6,19 +6,26 @@ import json
 
 import pytest
 from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
 
 from mqttcluster.net.admin import AdminSite
 
 
-def ask(path: str, reasons: list[str]) -> tuple[int, dict[str, object]]:
-    protocol = AdminSite(lambda: reasons).buildProtocol(None)
+def read(site: AdminSite, path: str, *headers: str) -> tuple[bytes, bytes]:
+    """The head and the body of an answer."""
+    protocol = site.buildProtocol(None)
     transport = StringTransport()
     protocol.makeConnection(transport)
-    protocol.dataReceived(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    lines = [f"GET {path} HTTP/1.0", "Host: x", *headers, "", ""]
+    protocol.dataReceived("\r\n".join(lines).encode())
     head, body = transport.value().split(b"\r\n\r\n", 1)
+    return head, body
+
+
+def ask(path: str, reasons: list[str]) -> tuple[int, dict[str, object]]:
+    head, body = read(AdminSite(lambda: reasons, lambda accept: ("text/plain", b"")), path)
     assert b"application/json" in head
-    start = body.index(b"{")
-    return int(head.split()[1]), json.loads(body[start : body.rindex(b"}") + 1])
+    return int(head.split()[1]), json.loads(body)
 
 
 @pytest.mark.parametrize(
@@ -28,10 +35,32 @@ def ask(path: str, reasons: list[str]) -> tuple[int, dict[str, object]]:
         ("/healthz", ["stopping"], 200, {"status": "ok"}),
         ("/readyz", [], 200, {"status": "ok"}),
         ("/readyz", ["stopping"], 503, {"status": "unavailable", "reasons": ["stopping"]}),
-        ("/else", [], 404, {"status": "not found", "paths": ["/healthz", "/readyz"]}),
-        ("/", [], 404, {"status": "not found", "paths": ["/healthz", "/readyz"]}),
+        ("/else", [], 404, {"status": "not found", "paths": ["/healthz", "/metrics", "/readyz"]}),
+        ("/", [], 404, {"status": "not found", "paths": ["/healthz", "/metrics", "/readyz"]}),
     ],
 )
 def test_answers(path: str, reasons: list[str], code: int, body: dict[str, object]) -> None:
     """A probe gets the status code it understands, and a person the reason."""
     assert ask(path, reasons) == (code, body)
+
+
+def test_metrics() -> None:
+    """Prometheus says what it understands, and gets that."""
+    site = AdminSite(lambda: (), lambda accept: (accept, b"a_total 1\n"))
+    head, body = read(site, "/metrics", "Accept: text/plain; version=0.0.4")
+    assert b" 200 OK\r\n" in head
+    assert b"Content-Type: text/plain; version=0.0.4\r\n" in head
+    assert body == b"a_total 1\n"
+
+
+def test_more_can_be_put_beside_it() -> None:
+    """What is added later has a path of its own, and is listed."""
+    site = AdminSite(lambda: (), lambda accept: ("text/plain", b""))
+
+    class Dashboard(Resource):
+        def render_GET(self, request: object) -> bytes:
+            return b"hello"
+
+    site.add("dashboard", Dashboard())
+    assert read(site, "/dashboard")[1] == b"hello"
+    assert b"/dashboard" in read(site, "/else")[1]
