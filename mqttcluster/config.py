@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mqttcluster import kinds
+from mqttcluster.core.shares import SharePolicy
 from mqttcluster.kinds import Kind
 from mqttcluster.storage.interfaces import NEVER
 
@@ -122,14 +123,21 @@ class Config:
         repeatable=True,
         shown="any",
     )
+    websocket_ping: float = _option(
+        kinds.seconds(0, 3600),
+        25.0,
+        "time between two pings to each WebSocket client, so that proxies do not cut a quiet one; 0 for none. A client"
+        " that has not answered one when the next is due is disconnected",
+        group=_WHERE,
+    )
     websocket_deflate: bool = _option(
         kinds.FLAG, False, "agree to permessage-deflate when a WebSocket client asks for it", group=_WHERE
     )
     admin: str = _option(
         kinds.ENDPOINT,
         "",
-        "Twisted endpoint for /healthz and /readyz, as tcp:8080:interface=127.0.0.1; there is no such listener without"
-        " it",
+        "Twisted endpoint for /healthz, /readyz and /metrics, as tcp:8080:interface=127.0.0.1; there is no such"
+        " listener without it",
         group=_WHERE,
         shown="none",
     )
@@ -141,9 +149,83 @@ class Config:
         group=_WHERE,
     )
 
-    passwords: str = _option(kinds.FILE, "", "file with user names and password hashes", group=_WHO, shown="none")
+    advertise: str = _option(
+        kinds.REFERENCE,
+        "",
+        "where MQTT 5.0 clients may go instead when this node stops, as HOST:PORT, or several with spaces between",
+        group=_WHERE,
+        shown="none",
+    )
+    response_topic_prefix: str = _option(
+        kinds.TOPIC,
+        "",
+        "what MQTT 5.0 clients that ask for response information are told to begin their response topics with; their"
+        " client id is added behind a slash",
+        group=_WHERE,
+        shown="none",
+    )
+
+    passwords: str = _option(
+        kinds.FILE,
+        "",
+        "file with user names and password hashes, as mqttcluster-passwd and mosquitto_passwd write it; read again on"
+        " SIGHUP",
+        group=_WHO,
+        shown="none",
+    )
     acl: str = _option(
-        kinds.FILE, "", "file with rules of who may publish and subscribe what", group=_WHO, shown="none"
+        kinds.FILE,
+        "",
+        "file with rules of who may publish and subscribe what; read again on SIGHUP",
+        group=_WHO,
+        shown="none",
+    )
+    administrators: tuple[str, ...] = _option(
+        kinds.USER,
+        (),
+        "user who may subscribe to $SYS topics, beside the group administrators of the ACL file. Without passwords,"
+        " authenticators and tls-identity everybody may",
+        group=_WHO,
+        repeatable=True,
+        shown="none",
+    )
+    authenticator: tuple[str, ...] = _option(
+        kinds.OBJECT,
+        (),
+        "Python object that decides who may connect, as package.module.object; asked before the password file",
+        group=_WHO,
+        repeatable=True,
+        shown="none",
+    )
+    authorizer: tuple[str, ...] = _option(
+        kinds.OBJECT,
+        (),
+        "Python object that decides what clients may do, as package.module.object; asked before the ACL file",
+        group=_WHO,
+        repeatable=True,
+        shown="none",
+    )
+    scram: str = _option(
+        kinds.FILE,
+        "",
+        "file with SCRAM-SHA-256 verifiers, for MQTT 5.0 clients that authenticate so; read again on SIGHUP",
+        group=_WHO,
+        shown="none",
+    )
+    authentication_method: tuple[str, ...] = _option(
+        kinds.OBJECT,
+        (),
+        "Python object that is an authentication method of MQTT 5.0, as package.module.object",
+        group=_WHO,
+        repeatable=True,
+        shown="none",
+    )
+    auth_timeout: float = _option(
+        kinds.seconds(0.1, 60),
+        5.0,
+        "how long an authenticator, authorizer or authentication method may take for an answer; then it is taken for a"
+        " no",
+        group=_WHO,
     )
     allow_anonymous: bool = _option(kinds.FLAG, False, "take clients without a user name on every listener", group=_WHO)
 
@@ -158,6 +240,13 @@ class Config:
         kinds.choice("require", "optional"),
         "require",
         "with tls-client-ca: whether a client must show a certificate",
+        group=_TLS,
+    )
+    tls_identity: str = _option(
+        kinds.choice("none", "cn", "san"),
+        "none",
+        "with tls-client-ca: the name in a client's certificate that is its user name, whatever CONNECT says. cn is the"
+        " common name, san the first alternative name (DNS before mail before URI)",
         group=_TLS,
     )
 
@@ -206,7 +295,7 @@ class Config:
     )
     max_inflight: int = _option(
         kinds.count(1, 65_535),
-        32,
+        256,
         "messages sent to one client and not yet acknowledged, QoS 1 and 2",
         group=_LIMITS,
         others="mosquitto: 20; EMQX 5: 32",
@@ -233,10 +322,59 @@ class Config:
     session_expiry: int = _option(
         kinds.EXPIRY,
         NEVER,
-        "how long a session with CleanSession=0 is kept after its connection ended",
+        "how long a session with CleanSession=0 is kept after its connection ended, and the longest expiry that a"
+        " client of MQTT 5.0 may have",
         group=_LIMITS,
         others="mosquitto: never ends; EMQX 5: 2 h",
         shown="never",
+    )
+    max_keep_alive: int = _option(
+        kinds.count(0, 65_535),
+        0,
+        "longest keep-alive in seconds, told to MQTT 5.0 clients that ask for a longer one or for none; 0 for no limit",
+        group=_LIMITS,
+        others="mosquitto: 65,535 s; EMQX 5: none",
+    )
+    max_topic_aliases: int = _option(
+        kinds.count(0, 65_535),
+        32,
+        "topic aliases of one connection, for each direction; MQTT 5.0",
+        group=_LIMITS,
+        others="mosquitto: 10; EMQX 5: 65,535",
+    )
+    max_qos: int = _option(
+        kinds.count(0, 2),
+        2,
+        "highest QoS; subscriptions are granted no more, and a client that publishes at a higher one is disconnected",
+        group=_LIMITS,
+        others="mosquitto: 2; EMQX 5: 2",
+    )
+    no_retain: bool = _option(
+        kinds.FLAG, False, "keep no retained messages; MQTT 5.0 clients that ask for it are disconnected", group=_LIMITS
+    )
+    no_wildcard_subscriptions: bool = _option(
+        kinds.FLAG, False, "refuse topic filters with + or #", group=_LIMITS
+    )
+    no_fast_lane: bool = _option(
+        kinds.FLAG, False, "deal with every packet by itself, for finding faults: it is slower", group=_LIMITS
+    )
+    no_shared_subscriptions: bool = _option(kinds.FLAG, False, "refuse shared subscriptions", group=_LIMITS)
+    shared_subscription_policy: str = _option(
+        kinds.choice(*(policy.value for policy in SharePolicy)),
+        SharePolicy.ROUND_ROBIN.value,
+        "who of a group gets the next message of their shared subscription: each in his turn, anybody, members connected"
+        " to the same node before all others, or the same one as long as he has room",
+        group=_LIMITS,
+        others="mosquitto: round-robin; EMQX 5: round-robin",
+    )
+    no_subscription_identifiers: bool = _option(
+        kinds.FLAG, False, "refuse subscriptions with a subscription identifier; MQTT 5.0", group=_LIMITS
+    )
+    check_payload_format: bool = _option(
+        kinds.FLAG,
+        False,
+        "refuse messages that say that their payload is UTF-8 when it is not; MQTT 5.0",
+        group=_LIMITS,
     )
     drain_timeout: float = _option(
         kinds.seconds(0, 3600),
@@ -279,6 +417,12 @@ class Config:
         group=_LIMITS,
         others="mosquitto: 10 s; EMQX 5: 60 s",
     )
+
+    @property
+    def has_users(self) -> bool:
+        """Whether somebody checks who a client is."""
+        checked = self.passwords or self.authenticator or self.scram or self.authentication_method
+        return bool(checked or self.tls_identity != "none")
 
 
 def _table() -> tuple[Option, ...]:

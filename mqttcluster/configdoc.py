@@ -45,12 +45,14 @@ it cannot stand before `tls:`. A connection without such a header is dropped, at
 Only the balancer should reach such a port, for the header is believed. [deploy/haproxy.cfg](../deploy/haproxy.cfg)
 is an example.
 
-With no password file, anonymous clients are accepted on listeners that only this machine reaches: a loopback
-interface, or a Unix socket. A listener on any other interface refuses to start unless there is a password
-file, or every client must show a certificate (`ssl:` with `tls-client-ca`), or `allow-anonymous` is given.
+As long as nobody checks who a client is (`passwords`, `authenticator`, `tls-identity`; see
+[authentication.md](authentication.md)), anonymous clients are accepted on listeners that only this machine reaches: a
+loopback interface, or a Unix socket. A listener on any other interface refuses to start unless there is a password
+file or one of the others, or every client must show a certificate (`ssl:` with `tls-client-ca`), or `allow-anonymous`
+is given.
 `haproxy:` counts as reachable from elsewhere whatever its interface, and so does a TCP socket from systemd.
-With a password file, a client without a user name is refused, unless `allow-anonymous` is given or a
-certificate was required of it.
+With a password file or one of the others, a client without a user name is refused, unless `allow-anonymous` is
+given, or a certificate was required of it that need not have a name.
 """
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mqttcluster.mqtt.topics import valid_name
 from mqttcluster.net.handshake import check_origin
 from mqttcluster.storage.interfaces import NEVER
 from mqttcluster.storage.redis_cluster import redacted
@@ -173,6 +174,27 @@ def _node(value: Any) -> str:
     return text
 
 
+def _topic(value: Any) -> str:
+    text = _text(value)
+    if not valid_name(text) or len(text.encode()) > 1024:
+        raise ValueError(f"{text!r} is no topic name; write one without + and #, of at most 1024 bytes")
+    return text.rstrip("/")
+
+
+def _reference(value: Any) -> str:
+    text = " ".join(_text(value).split())
+    if not text or len(text) > 1024 or not text.isprintable():
+        raise ValueError(f"{text!r} is no server reference; write HOST:PORT")
+    return text
+
+
+def _object(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text):
+        raise ValueError(f"{text!r} is no name of a Python object; write package.module.object")
+    return text
+
+
 FLAG = Kind("true|false", _flag, show=lambda value: str(value).lower())
 FILE = Kind("file", _text)
 ENDPOINT = Kind("endpoint", _text)
@@ -180,4 +202,8 @@ STORE = Kind("url", _store)
 URL_PATH = Kind("path", _url_path)
 ORIGIN = Kind("origin", _origin)
 NODE = Kind("name", _node)
+USER = Kind("name", _text)
+OBJECT = Kind("object", _object)
+TOPIC = Kind("topic", _topic)
+REFERENCE = Kind("servers", _reference)
 EXPIRY = Kind("time|never", _expiry, "0 to 4,294,967,294 s, or never", show_count)

@@ -7,6 +7,7 @@ Twisted's own parsers build the endpoints. What is added: paths relative to the 
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import re
@@ -20,6 +21,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 
 from mqttcluster.config import Config, Loaded
+from mqttcluster.net.certificates import Renewable
 
 #: The parameters by position, as far as they matter here, and those that are paths of files to be read.
 _POSITIONS = {
@@ -41,6 +43,7 @@ class Listener:
     `option` is ``listen``, ``websocket`` or ``admin``; `where` are the words a problem with it begins with.
     `anonymous`: clients without a user name are welcome. `proxied`: each connection begins with a PROXY header;
     `inside` is then the TLS context for what comes behind it, if it is TLS, since `endpoint` does not do it.
+    `certificate` is what an ``ssl:`` listener shows, to be renewed.
     """
 
     option: str
@@ -50,7 +53,8 @@ class Listener:
     secure: bool
     anonymous: bool
     proxied: bool = False
-    inside: ssl.CertificateOptions | None = None
+    inside: Renewable | None = None
+    certificate: Renewable | None = None
 
 
 @dataclass
@@ -122,7 +126,12 @@ def _parts(fields: list[tuple[str | None, str]]) -> _Parts:
 def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
     """The listeners of a configuration. What is wrong is added to its problems; paths are relative to `base`."""
     config = loaded.config
-    authorities = _authorities(loaded)
+    if config.tls_client_ca:
+        try:
+            _authorities(config)
+        except ValueError as error:
+            loaded.complain("tls-client-ca", str(error))
+            config = dataclasses.replace(config, tls_client_ca="")
     listeners: list[Listener] = []
     any_ssl = False
     admin = (config.admin,) if config.admin else ()
@@ -133,25 +142,31 @@ def build(loaded: Loaded, reactor: Any, base: str) -> list[Listener]:
                 parts = parse(description)
                 any_ssl = any_ssl or parts.innermost().kind == "ssl"
                 _check(parts, config, base)
-                endpoint, inside = _endpoint(parts, config, reactor, authorities), None
+                endpoint, inside = _endpoint(parts, config, reactor), None
+                certificate = getattr(endpoint, "_sslContextFactory", None)
                 if parts.inner is not None and parts.inner.kind == "ssl":
-                    endpoint, inside = _outside(parts.inner, reactor), endpoint._sslContextFactory
+                    endpoint, inside = _outside(parts.inner, reactor), certificate
             except ValueError as error:
                 loaded.complain(option, f"{description}: {error}")
                 continue
             kind = parts.innermost().kind
             certified = kind == "ssl" and bool(config.tls_client_ca) and config.tls_client_certificates == "require"
-            welcome = config.allow_anonymous or certified or (not config.passwords and local(parts))
-            if not welcome and not config.passwords and option != "admin":
+            certified = certified and config.tls_identity == "none"  # else the certificate has to have a name
+            welcome = config.allow_anonymous or certified or (not config.has_users and local(parts))
+            if not welcome and not config.has_users and option != "admin":
                 loaded.complain(
                     option,
                     f"{description}: other machines can reach it and nobody is asked who they are; "
                     "give --passwords FILE, or --allow-anonymous, or an interface as in tcp:1883:interface=127.0.0.1",
                 )
             secure, proxied = kind in ("ssl", "tls"), parts.inner is not None
-            listeners.append(Listener(option, where, description, endpoint, secure, welcome, proxied, inside))
+            listeners.append(
+                Listener(option, where, description, endpoint, secure, welcome, proxied, inside, certificate)
+            )
     if not config.listen and not config.websocket:
         loaded.complain("listen", "there is nothing to listen on; give a --listen or a --websocket endpoint")
+    if loaded.config.tls_identity != "none" and not loaded.config.tls_client_ca:
+        loaded.complain("tls-identity", "nobody's certificate is asked for; give --tls-client-ca FILE as well")
     if config.tls_client_ca and not any_ssl:
         loaded.complain("tls-client-ca", "no listener asks for certificates; give one that begins with ssl:")
     return listeners
@@ -225,19 +240,31 @@ def _readable(key: str, path: str) -> None:
         raise ValueError(f"cannot read {key} {path}: {error.strerror}; name a readable PEM file") from None
 
 
-def _endpoint(parts: _Parts, config: Config, reactor: Any, authorities: Any) -> Any:
+def _endpoint(parts: _Parts, config: Config, reactor: Any) -> Any:
     """The endpoint, without what ``haproxy:`` adds."""
     if parts.inner is not None:
-        return _endpoint(parts.inner, config, reactor, authorities)
+        return _endpoint(parts.inner, config, reactor)
+    endpoint = _plain_endpoint(parts, config, reactor)
+    if parts.kind == "ssl":
+
+        def again() -> ssl.CertificateOptions:
+            made: Any = _plain_endpoint(parts, config, reactor)
+            return made._sslContextFactory  # type: ignore[no-any-return]
+
+        endpoint._sslContextFactory = Renewable(again)
+    return endpoint
+
+
+def _plain_endpoint(parts: _Parts, config: Config, reactor: Any) -> Any:
     try:
         endpoint: Any = serverFromString(reactor, parts.text())
         if parts.kind == "ssl":
             # The endpoint has no public way to its own context, and Twisted's syntax none to ask for certificates.
             context: ssl.CertificateOptions = endpoint._sslContextFactory
-            if authorities is not None:
+            if config.tls_client_ca:
                 context.verify = True
                 context.requireCertificate = config.tls_client_certificates == "require"
-                context.trustRoot = authorities
+                context.trustRoot = _authorities(config)
             context.getContext()
     except (SSL.Error, crypto.Error) as error:
         raise ValueError(
@@ -272,21 +299,16 @@ def _reason(error: Exception) -> str:
     return "no reason given"
 
 
-def _authorities(loaded: Loaded) -> Any:
-    """What `CertificateOptions` takes as a trust root, or None."""
-    path = loaded.config.tls_client_ca
-    if not path:
-        return None
+def _authorities(config: Config) -> Any:
+    """What `CertificateOptions` takes as a trust root. Raises ValueError with the cure."""
+    path = config.tls_client_ca
     try:
         with open(path, encoding="ascii", errors="replace") as stream:
             found = [ssl.Certificate.loadPEM(text) for text in _CERTIFICATE.findall(stream.read())]
     except OSError as error:
-        loaded.complain("tls-client-ca", f"cannot read {path}: {error.strerror}; name a readable PEM file")
-        return None
+        raise ValueError(f"cannot read {path}: {error.strerror}; name a readable PEM file") from None
     except (SSL.Error, crypto.Error) as error:
-        loaded.complain("tls-client-ca", f"{path} holds a broken certificate ({_reason(error)}); replace it")
-        return None
+        raise ValueError(f"{path} holds a broken certificate ({_reason(error)}); replace it") from None
     if not found:
-        loaded.complain("tls-client-ca", f"{path} holds no certificate; give a PEM file")
-        return None
+        raise ValueError(f"{path} holds no certificate; give a PEM file")
     return ssl.trustRootFromCertificates(found)

@@ -33,7 +33,10 @@ class Node(Protocol):
         """Open the store and take up what it kept. Fails with `StoreError`."""
 
     def factory(self, listener: Listener) -> Any:
-        """The Twisted server factory for a listener."""
+        """The Twisted server factory for a listener. Probes are answered before `start`, everybody else after it."""
+
+    def opened(self) -> None:
+        """All listeners are open."""
 
     def stop(self) -> Deferred[None]:
         """Close the connections, then the store. Only after a `start` that succeeded."""
@@ -88,14 +91,19 @@ class BrokerService(Service):
             self._starting = ensureDeferred(self._start())
 
     async def _start(self) -> None:
+        probes = [listener for listener in self._listeners if listener.option == "admin"]
+        doors = [listener for listener in self._listeners if listener.option != "admin"]
         try:
+            for listener in probes:  # first: the store may keep us waiting, and a probe is to be told so
+                await self._listen(listener)
             await self._node.start()
             self._started = True
             log.info("node {node}, store {store}", node=self._name, store=self._store)
-            for listener in self._listeners:
+            for listener in doors:
                 if self._stopping:
                     return
                 await self._listen(listener)
+            self._node.opened()
         except StoreError as error:
             self._fail(self._reactor, str(Problem(self._store_where, str(error))))
         except _CannotListen as error:
@@ -145,7 +153,6 @@ class BrokerService(Service):
             log.failure("cannot stop in order")
         await self._close(lambda listener: True)  # probes were told so far that this node is stopping
         log.info("node {node} has stopped", node=self._name)
-
 
     async def _close(self, chosen: Callable[[Listener], bool]) -> None:
         for listener, port in reversed(self._ports):

@@ -10,39 +10,38 @@ import dataclasses
 import getopt
 import os
 import resource
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.usage import Options as UsageOptions
 
 from mqttcluster import __version__, listeners, logs
-from mqttcluster.broker.acl import AclFile, AclFileError, read_rules
-from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
+from mqttcluster.access import Access, attempt
 from mqttcluster.broker.broker import Broker
-from mqttcluster.broker.passwords import PasswordFile, PasswordFileError, read_passwords
+from mqttcluster.broker.lag import LagMeter
+from mqttcluster.broker.metrics import Metrics
+from mqttcluster.broker.prometheus import Exposition, NodeCollector
 from mqttcluster.broker.settings import Settings
 from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
 from mqttcluster.listeners import Listener
 from mqttcluster.net.admin import AdminSite
+from mqttcluster.net.certificates import renew_all
 from mqttcluster.net.proxy import ProxyFactory
 from mqttcluster.net.stream import MQTTFactory
 from mqttcluster.net.websocket import WebSocketFactory
 from mqttcluster.service import BrokerService, complain
-from mqttcluster.storage.interfaces import IStore, QueueLimits
+from mqttcluster.storage.interfaces import IObserved, IStore, QueueLimits
 from mqttcluster.storage.memory import MemoryStore
 from mqttcluster.storage.redis_backplane import RedisBackplane
 from mqttcluster.storage.redis_cluster import redacted
 from mqttcluster.storage.redis_store import RedisStore
-from mqttcluster.storage.shared import IBackplane
 from mqttcluster.storage.sqlite import SqliteStore
-
-T = TypeVar("T")
 
 log = Logger(namespace="mqttcluster")
 
@@ -120,7 +119,7 @@ def makeService(options: Options) -> IService:
     loaded = load(options.given, os.environ, base)
     loaded.problems[:0] = options.mistakes
     config = loaded.config
-    authenticator, authorizer = _auth(loaded)
+    access = Access.read(loaded)
     doors = listeners.build(loaded, reactor, base)
     _check_store(loaded)
     if twistd.get("syslog") and config.log_format == "json":
@@ -128,7 +127,7 @@ def makeService(options: Options) -> IService:
     if loaded.problems:
         complain([str(problem) for problem in loaded.problems])
         sys.exit(1)
-    node = _Node(config, reactor, authenticator, authorizer)
+    node = _Node(config, reactor, access, doors)
     return BrokerService(
         node,
         doors,
@@ -144,7 +143,7 @@ def makeService(options: Options) -> IService:
 class _Node:
     """The broker with its store, and the protocols in front of it."""
 
-    def __init__(self, config: Config, reactor: Any, authenticator: Authenticator, authorizer: Authorizer) -> None:
+    def __init__(self, config: Config, reactor: Any, access: Access, doors: Sequence[Listener]) -> None:
         names = {field.name for field in dataclasses.fields(Settings)}
         settings = Settings(**{name: getattr(config, name) for name in names})
         settings = dataclasses.replace(settings, max_connections=_allow_files(config.max_connections))
@@ -152,13 +151,49 @@ class _Node:
         self._reactor = reactor
         self._max_connections = settings.max_connections
         store, backplane = _store(config, reactor)
-        self._broker = Broker(store, settings, reactor, authenticator, authorizer, backplane)
+        metrics = Metrics(reactor.seconds())
+        who, what = access.authenticator(metrics, reactor), access.authorizer(metrics, reactor)
+        self._broker = Broker(store, settings, reactor, who, what, backplane, metrics, access.methods)
+        self._access = access
+        self._certificates = [door.certificate for door in doors if door.certificate is not None]
+        if isinstance(store, IObserved):
+            store.observe(metrics.store_batch)
+        if backplane is not None:
+            backplane.observe(metrics.link_parcel)
+        self._lag = LagMeter(metrics.reactor_lag, reactor)
+        self._exposition = Exposition(
+            NodeCollector(self._broker, self._not_ready, backplane, self._certificates_end)
+        )
+        self._open = False
 
     def start(self) -> Deferred[None]:
+        self._lag.start()
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         return self._broker.start()
 
+    def opened(self) -> None:
+        self._open = True
+
     def stop(self) -> Deferred[None]:
+        self._lag.stop()
         return self._broker.stop()
+
+    def _reload(self) -> None:
+        """SIGHUP: read passwords, rules and certificates again; no client is dropped."""
+        metrics = self._broker.metrics
+        self._access.reload(metrics)
+        if self._certificates:
+            attempt(metrics, "certificates", lambda: renew_all(self._certificates))
+        Deferred.fromCoroutine(self._broker.rules_changed()).addErrback(
+            lambda failure: log.failure("the new rules are not in force everywhere", failure)
+        )
+
+    def _certificates_end(self) -> float | None:
+        return min((certificate.ends for certificate in self._certificates), default=None)
+
+    def _not_ready(self) -> list[str]:
+        reasons = self._broker.not_ready()
+        return reasons if self._open or reasons else ["the listeners are not open"]
 
     def factory(self, listener: Listener) -> Any:
         factory = self._factory(listener)
@@ -175,8 +210,8 @@ class _Node:
 
     def _factory(self, listener: Listener) -> Any:
         if listener.option == "admin":
-            return AdminSite(self._broker.not_ready)
-        stream = MQTTFactory(self._broker, listener.anonymous)
+            return AdminSite(self._not_ready, self._exposition)
+        stream = MQTTFactory(self._broker, listener.anonymous, self._config.tls_identity)
         if listener.option == "listen":
             return stream
         config = self._config
@@ -188,12 +223,13 @@ class _Node:
             # Compressed messages alone have this bound, and one of them may hold many packets.
             max_message=max(4 * 1024 * 1024, 2 * config.max_packet_size),
             handshake_timeout=config.connect_timeout,
+            ping_interval=config.websocket_ping,
             room=self._room,
             clock=self._reactor,
         )
 
 
-def _store(config: Config, reactor: Any) -> tuple[IStore, IBackplane | None]:
+def _store(config: Config, reactor: Any) -> tuple[IStore, RedisBackplane | None]:
     """The store, and for one that nodes share what joins them."""
     limits = QueueLimits(config.max_queued, config.queue_policy == "drop-oldest")
     if config.store == "memory:":
@@ -218,33 +254,6 @@ def _check_store(loaded: Loaded) -> None:
         loaded.complain("store", f"nothing can be created in {directory}; change its permissions, or the path")
     elif os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
         loaded.complain("store", f"{path} cannot be written; change its permissions, or the path")
-
-
-def _auth(loaded: Loaded) -> tuple[Authenticator, Authorizer]:
-    config = loaded.config
-    authenticator: Authenticator = AnonymousOnly()
-    authorizer: Authorizer = AllowAll()
-    if config.passwords:
-        try:
-            authenticator = PasswordFile(read_passwords(config.passwords), _in_thread)
-        except PasswordFileError as error:
-            loaded.complain("passwords", str(error))
-    if config.acl:
-        try:
-            rules = read_rules(config.acl)
-        except AclFileError as error:
-            loaded.complain("acl", str(error))
-        else:
-            authorizer = AclFile(rules)
-            if not config.passwords and any(rule.needs_user for rule in rules):
-                loaded.complain(
-                    "acl", "its rules speak of users, but anybody can give any name; give --passwords FILE as well"
-                )
-    return authenticator, authorizer
-
-
-def _in_thread(function: Callable[[bytes], T], argument: bytes) -> Deferred[T]:
-    return deferToThread(function, argument)
 
 
 def _allow_files(connections: int) -> int:

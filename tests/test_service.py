@@ -35,6 +35,9 @@ class FakeNode:
     def factory(self, listener: Listener) -> Any:
         return listener
 
+    def opened(self) -> None:
+        self.events.append("opened")
+
     def stop(self) -> Deferred[None]:
         self.events.append("stop")
         return succeed(None)
@@ -102,19 +105,21 @@ class TestService:
         reactor.run()
         assert node.events == ["start"]
         started.callback(None)
-        assert node.events == ["start", "listen door 0", "listen door 1"]
+        assert node.events == ["start", "listen door 0", "listen door 1", "opened"]
         assert service.stopService().called
-        assert node.events[3:] == ["close door 1", "close door 0", "stop"]
+        assert node.events[4:] == ["close door 1", "close door 0", "stop"]
         assert lines == []
 
-    def test_probes_are_answered_to_the_end(self) -> None:
-        """A balancer that asks while the node drains is told that it is stopping, and not left without an answer."""
+    def test_probes_are_answered_from_the_beginning_to_the_end(self) -> None:
+        """A balancer that asks while the store is opened, or while the node drains, is told so, and not left without an
+        answer."""
         node = FakeNode(succeed(None))
         service, reactor, _ = self.make(node, None, None, options=("listen", "admin"))
         service.startService()
         reactor.run()
+        assert node.events == ["listen door 1", "start", "listen door 0", "opened"]
         assert service.stopService().called
-        assert node.events[3:] == ["close door 0", "stop", "close door 1"]
+        assert node.events[4:] == ["close door 0", "stop", "close door 1"]
 
     def test_stop_while_starting(self) -> None:
         """A signal during the start: no listener opens any more, and the store is closed when it is there."""

@@ -7,9 +7,22 @@
 ``subscribing``   SUBSCRIBE, UNSUBSCRIBE, retained messages for a new subscription
 ``housekeeping``  wills that are due, sessions that have expired
 ``output``        one write per connection and reactor turn
-``auth``          who may connect, publish, subscribe
 ``settings``      the limits
+
+Who may connect, publish and subscribe:
+
+``auth``            the words for it, and the interfaces for code from outside
+``authentication``  one authenticator after the other; ``passwords`` is that of a file
+``authorization``   one authorizer after the other; ``acl`` is that of a file
+``permissions``     what one client may publish, as far as it has asked
+``muted``           subscriptions that new rules have stopped
+
+What a node tells of itself:
+
+``metric_table``  every figure: name, kind, meaning
 ``metrics``       the counters
+``lag``           how late the reactor is
+``prometheus``    the counters as Prometheus reads them
 ``sys_topics``    the counters as $SYS/broker/... topics
 
 An acknowledgement leaves after the store has answered [G1]. What a client sends is dealt with in the order it was sent;

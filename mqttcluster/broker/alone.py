@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
@@ -10,8 +10,10 @@ from twisted.internet.defer import Deferred, succeed
 from mqttcluster.core.message import Message
 from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Subscriber
+from mqttcluster.core.run import Run
+from mqttcluster.core.shares import Member
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.storage.shared import SessionChange
+from mqttcluster.storage.shared import Doorbell, SessionChange
 
 if TYPE_CHECKING:
     from mqttcluster.broker.publishing import Plan
@@ -31,6 +33,11 @@ class Alone:
 
     async def stop(self) -> None:
         """Leave the others, in good order."""
+
+    @property
+    def node(self) -> str:
+        """The id of this node among the others, '' without any."""
+        return ""
 
     def may_act(self) -> bool:
         """Whether this node may act on its routes and acknowledge."""
@@ -61,8 +68,23 @@ class Alone:
         """The same for a durable session owned by this node; then the store is told that everybody knows."""
         return self.announce(change)
 
-    def cast(self, message: Message, nodes: Sequence[tuple[str, int]]) -> None:
-        """QoS 0, to every node where somebody is connected for it."""
+    def cast(
+        self, message: Message, nodes: Sequence[tuple[str, int]], exchange: tuple[str, int, int] | None = None
+    ) -> None:
+        """QoS 0, to every node where somebody is connected for it. Wills have an `exchange`."""
+
+    def cast_run(self, run: Run, nodes: Sequence[str]) -> None:
+        """A run at QoS 0, to these nodes."""
+
+    def link_run(
+        self, run: Run, nodes: Sequence[str], doorbells: Mapping[str, Sequence[Doorbell]]
+    ) -> Deferred[None] | None:
+        """A run at QoS 1 or 2 by link, to these nodes and to owners of queues, by node. None: there is nothing to wait
+        for."""
+        return None
+
+    def cast_shared(self, message: Message, members: Sequence[Member]) -> None:
+        """QoS 0, to members of groups that are connected to other nodes."""
 
     def forward(self, plan: Plan) -> Deferred[None] | None:
         """QoS 1 and 2 by link. None: there is nothing to wait for."""
@@ -78,6 +100,10 @@ class Alone:
 
     async def check_retained(self, filters: Sequence[str]) -> None:
         """Fires when everything that was retained before this call is here, as far as `filters` see it."""
+
+    def nodes(self) -> int:
+        """How many nodes there are, this one included."""
+        return 1
 
     def counters(self) -> dict[str, Callable[[], object]]:
         """Figures of the whole cluster, by $SYS topic."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -11,9 +12,12 @@ from twisted.logger import Logger
 
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Authorizer
+from mqttcluster.broker.authorization import forbidden
 from mqttcluster.broker.client import Client
 from mqttcluster.broker.cluster import Cluster
+from mqttcluster.broker.fast_lane import FastLane
 from mqttcluster.broker.housekeeping import Housekeeping
+from mqttcluster.broker.intake import SHARE_OF_A_TURN
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.outlet import Outlet
 from mqttcluster.broker.output import Output
@@ -26,6 +30,8 @@ from mqttcluster.broker.sys_topics import SysTopics
 from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Routing, Subscriber
 from mqttcluster.core.session import Session
+from mqttcluster.core.shares import SharePolicy
+from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.interfaces import IStore
 from mqttcluster.storage.shared import IBackplane, ISharedStore
 
@@ -50,12 +56,16 @@ class Broker:
         authenticator: Authenticator | None = None,
         authorizer: Authorizer | None = None,
         backplane: IBackplane | None = None,
+        metrics: Metrics | None = None,
+        methods: Sequence[Any] = (),
     ) -> None:
         self.store = store
         self.settings = settings
         self.clock = clock
         self.authorizer = authorizer or AllowAll()
-        self.metrics = Metrics(clock.seconds())
+        #: Each an `IAuthenticationMethod`, by its name.
+        self.methods = {method.name: method for method in methods}
+        self.metrics = metrics or Metrics(clock.seconds())
         self.output = Output(lambda flush: clock.callLater(0, flush))
         self.routing = Routing()
         self.retained = Retained()
@@ -64,12 +74,23 @@ class Broker:
         self.cluster: Alone = Alone(self.retained)
         if backplane is not None:
             self.cluster = Cluster(self, backplane, cast(ISharedStore, store))
+        self.fast_lane: FastLane | None = None
+        if not settings.no_fast_lane:
+            self.fast_lane = FastLane(store, self.routing, self.metrics, self.cluster, settings)
         self.publishing = Publishing(
-            store, self.routing, self.retained, self.metrics, settings.max_retained, self.cluster
+            store,
+            self.routing,
+            self.retained,
+            self.metrics,
+            settings.max_retained,
+            self.cluster,
+            clock.seconds,
+            SharePolicy(settings.shared_subscription_policy),
         )
         self.sessions = Sessions(
             store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer, self.cluster
         )
+        self.publishing.subscribers = self.sessions.subscribers
         self.subscribing = Subscribing(
             store, self.routing, self.retained, settings, self.authorizer, self.cluster, clock
         )
@@ -147,13 +168,49 @@ class Broker:
             closing = [client.shut_down(GRACE if others else 0.0) for client in clients[start : start + AWAY_AT_ONCE]]
             await DeferredList([d for d in closing if d is not None])
 
+    def store_trouble(self) -> str:
+        """Why the store cannot be relied on at the moment, '' if it can."""
+        if not self.cluster.may_act():
+            return "waiting for the store that the cluster shares"
+        return self.housekeeping.store_trouble()
+
+    async def rules_changed(self) -> None:
+        """Forget what clients may do, and look at the subscriptions of connected ones anew, in turns with everybody
+        else's work."""
+        for client in list(self.clients):
+            client.receiving.permissions.forget()
+        begin = self.clock.seconds()
+        for client in list(self.sessions.connected.values()):
+            await self.recheck(client)
+            if self.clock.seconds() - begin >= SHARE_OF_A_TURN:
+                await deferLater(self.clock, 0)
+                begin = self.clock.seconds()
+
+    async def recheck(self, client: Client) -> None:
+        """Mute the subscriptions that the client may not have any more, and those only."""
+        outlet, permissions = client.outlet, client.receiving.permissions
+        if outlet is None or outlet.closed or client.identity is None:
+            return
+        term = permissions.term
+        found = await forbidden(self.authorizer, client.identity, outlet.subscriber.subscriptions)
+        if outlet.closed or term != permissions.term:
+            return
+        for topic_filter in found - (outlet.muted.filters if outlet.muted is not None else set()):
+            client.refused("delivery", topic_filter)
+        shared = [topic_filter for topic_filter in found if is_shared(topic_filter)]
+        if shared:  # others of the group are to get what this client may not have
+            await self.subscribing.withdraw(client, shared)
+        outlet.mute(found)
+
     def not_ready(self) -> list[str]:
         """Why this node wants no new clients, nothing if it does."""
         reasons = []
         if not self._started:
             reasons.append("starting")
-        elif not self._stopping and not self.cluster.may_act():
-            reasons.append("waiting for the store that the cluster shares")
+        elif not self._stopping:
+            trouble = self.store_trouble()
+            if trouble:
+                reasons.append(trouble)
         if self._stopping:
             reasons.append("stopping")
         return reasons
@@ -161,11 +218,12 @@ class Broker:
     def connect(self, transport: Transport, peer: str, anonymous_allowed: bool) -> Client | None:
         """A connection has been made. None: there are too many, or the broker is stopping; close it."""
         if self._stopping or len(self.clients) >= self.settings.max_connections:
-            self.metrics.connections_refused += 1
+            self.metrics.refuse("too_many_connections")
             log.info("refused a connection from {peer}: too many connections", peer=peer)
             return None
         client = Client(self, transport, peer, anonymous_allowed)
         self.clients.add(client)
+        self.metrics.connections_accepted += 1
         return client
 
     def outlet(self, client: Client, session: Session, subscriber: Subscriber) -> Outlet:
@@ -174,7 +232,8 @@ class Broker:
             session,
             subscriber,
             client.sender,
-            client.version,
+            client.terms,
+            self.clock.seconds,
             self.store,
             self.retained,
             self.routing,

@@ -11,7 +11,7 @@ once per chunk and before acknowledgements [G5].
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -24,8 +24,11 @@ from mqttcluster.broker.sessions import whole
 from mqttcluster.core.interest import LINKED, LIVE, Interest
 from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
+from mqttcluster.core.run import Run
 from mqttcluster.core.seen import Seen
+from mqttcluster.core.shares import Member
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.shared import (
     Doorbell,
     Envelope,
@@ -37,7 +40,9 @@ from mqttcluster.storage.shared import (
     RetainedChange,
     RetainedHint,
     RouteChange,
+    RunForward,
     SessionChange,
+    Shared,
     Take,
 )
 
@@ -57,6 +62,14 @@ COMPARE_INTERVAL = 1.0
 def linked(subscriber: Subscriber, subscription: Subscription) -> bool:
     """Whether QoS 1 and 2 for this subscription come by link and not from a queue."""
     return not subscriber.durable or subscription.qos == 0
+
+
+def _all(waiting: Sequence[Deferred[bool]]) -> Deferred[None] | None:
+    if not waiting:
+        return None
+    if len(waiting) == 1:
+        return waiting[0].addCallback(lambda _: None)
+    return DeferredList(waiting).addCallback(lambda _: None)
 
 
 class Cluster(Alone):
@@ -94,6 +107,11 @@ class Cluster(Alone):
                 loop.stop()
         await self._backplane.stop()
 
+    @property
+    def node(self) -> str:
+        """The id of this node, as the others know it."""
+        return self._backplane.node
+
     def may_act(self) -> bool:
         """Whether the lease holds. If not, every client is woken when it does again."""
         if not self._fenced and self._backplane.valid():
@@ -127,22 +145,42 @@ class Cluster(Alone):
     def attached(self, subscriber: Subscriber) -> None:
         """A session with these subscriptions is connected here now."""
         for topic_filter, subscription in subscriber.subscriptions.items():
-            self.interest.add(topic_filter, linked(subscriber, subscription))
-        self.announce()
+            self._count(topic_filter, subscriber, subscription, self.interest.add)
+        self.announce(*self._presence(subscriber, online=True))
 
     def detached(self, subscriber: Subscriber) -> None:
         """It is not any more. To be called before its subscriptions are forgotten."""
         for topic_filter, subscription in subscriber.subscriptions.items():
-            self.interest.remove(topic_filter, linked(subscriber, subscription))
-        self.announce()
+            self._count(topic_filter, subscriber, subscription, self.interest.remove)
+        self.announce(*self._presence(subscriber, online=False))
+
+    def _presence(self, subscriber: Subscriber, online: bool) -> Sequence[SessionChange]:
+        """Who has shared subscriptions is known to be connected, or not to be, by all nodes."""
+        if not subscriber.shares:
+            return ()
+        gone, durable = not (online or subscriber.durable), subscriber.durable
+        change = SessionChange(
+            subscriber.client_id, subscriber.generation, gone=gone, epoch=subscriber.epoch, online=online, durable=durable
+        )
+        return (change,)
+
+    def _count(
+        self,
+        topic_filter: str,
+        subscriber: Subscriber,
+        subscription: Subscription,
+        count: Callable[[str, bool], None],
+    ) -> None:
+        if not is_shared(topic_filter):  # their members are known one by one
+            count(topic_filter, linked(subscriber, subscription))
 
     def changed(self, subscriber: Subscriber, topic_filter: str, before: Subscription | None) -> None:
         """A connected session has subscribed or unsubscribed; `before` is what it had, the routing has what is now."""
         after = subscriber.subscriptions.get(topic_filter)
         if after is not None:
-            self.interest.add(topic_filter, linked(subscriber, after))
+            self._count(topic_filter, subscriber, after, self.interest.add)
         if before is not None:
-            self.interest.remove(topic_filter, linked(subscriber, before))
+            self._count(topic_filter, subscriber, before, self.interest.remove)
 
     def announce(self, *sessions: SessionChange) -> Deferred[None]:
         """Tell what has changed. Fires when every other node acts on it, or cannot act any more [G5]."""
@@ -151,7 +189,7 @@ class Cluster(Alone):
         return self._backplane.announce(changes) if changes else succeed(None)
 
     def announce_session(self, change: SessionChange, epoch: int) -> Deferred[None]:
-        """The same for a durable session owned by this node; then the store is told that everybody knows."""
+        """The same for a session that the store knows, owned by this node; then the store is told that everybody knows."""
 
         def known(_: None) -> None:
             self._store.announced(change.client_id, epoch).addErrback(
@@ -162,11 +200,35 @@ class Cluster(Alone):
 
     # -- messages for the others
 
-    def cast(self, message: Message, nodes: Sequence[tuple[str, int]]) -> None:
-        """QoS 0, to every node where somebody is connected for it."""
+    def cast(
+        self, message: Message, nodes: Sequence[tuple[str, int]], exchange: tuple[str, int, int] | None = None
+    ) -> None:
+        """QoS 0, to every node where somebody is connected for it. Wills have an `exchange`."""
         for node, bits in nodes:
             if bits & LIVE:
-                self._backplane.cast(node, Forward(message))
+                self._backplane.cast(node, Forward(message, exchange=exchange))
+
+    def cast_shared(self, message: Message, members: Sequence[Member]) -> None:
+        """QoS 0, to members of groups that are connected to other nodes."""
+        for member in members:
+            envelope = Shared(message, member.share, member.subscriber.client_id)
+            self._backplane.cast(member.subscriber.node, envelope)
+
+    def cast_run(self, run: Run, nodes: Sequence[str]) -> None:
+        """A run at QoS 0, to these nodes."""
+        for node in nodes:
+            self._backplane.cast(node, RunForward(run))
+
+    def link_run(
+        self, run: Run, nodes: Sequence[str], doorbells: Mapping[str, Sequence[Doorbell]]
+    ) -> Deferred[None] | None:
+        """A run at QoS 1 or 2 by link: to these nodes, for receivers that have no queue, and to owners of queues, by
+        node. As `forward`."""
+        waiting = [self._backplane.link(node, RunForward(run, True, doorbells.get(node, ()))) for node in nodes]
+        for node, bells in doorbells.items():
+            if node not in nodes:
+                self._backplane.link(node, RunForward(run, False, bells))
+        return _all(waiting)
 
     def forward(self, plan: Plan) -> Deferred[None] | None:
         """QoS 1 and 2 by link: to nodes with receivers that have no queue, and to owners of queues. The answer must be
@@ -177,17 +239,13 @@ class Cluster(Alone):
                 bell = Doorbell(subscriber.client_id, epoch, sequence, target.qos, target.retain, target.identifiers)
                 doorbells.setdefault(node, []).append(bell)
         waiting: list[Deferred[bool]] = []
-        for node, bits in plan.take_nodes():
+        for node, bits in plan.nodes:
             if bits & LINKED:
                 forward = Forward(plan.message, True, doorbells.pop(node, ()), plan.exchange)
                 waiting.append(self._backplane.link(node, forward))
         for node, bells in doorbells.items():
             self._backplane.link(node, Forward(plan.message, False, bells, plan.exchange))
-        if not waiting:
-            return None
-        if len(waiting) == 1:
-            return waiting[0].addCallback(lambda _: None)
-        return DeferredList(waiting).addCallback(lambda _: None)
+        return _all(waiting)
 
     def first(self, exchange: tuple[str, int, int] | None) -> bool:
         """Whether receivers without a queue are still to get this QoS 2 exchange [G2]."""
@@ -204,11 +262,15 @@ class Cluster(Alone):
         self.retained.apply(partition, change)
         self._backplane.cast_all(RetainedHint(partition, change))
 
+    def nodes(self) -> int:
+        """How many nodes there are, this one included."""
+        return 1 + len(self._backplane.members())
+
     def counters(self) -> dict[str, Callable[[], object]]:
         """Figures of the whole cluster, as this node sees it."""
         sessions, broker = self._broker.sessions, self._broker
         return {
-            "cluster/nodes": lambda: 1 + len(self._backplane.members()),
+            "cluster/nodes": self.nodes,
             "cluster/sessions": lambda: sum(subscriber.durable for subscriber in sessions.subscribers.values()),
             "cluster/retained messages": lambda: len(broker.retained),
             "cluster/routes": lambda: broker.routing.count_nodes(),
@@ -265,11 +327,12 @@ class Cluster(Alone):
         if isinstance(change, NodeInterest):
             self._broker.routing.set_interest(node, change.topic_filter, change.bits)
         else:
-            self._broker.sessions.changed(change)
+            self._broker.sessions.changed(change, node)
 
     def gone(self, node: str) -> None:
         """A node is dead or has left. It may have queued messages without ringing for them."""
         self._broker.routing.forget_node(node)
+        self._broker.sessions.node_gone(node)
         self._look_at_queues()
 
     def gap(self, node: str) -> None:
@@ -296,14 +359,28 @@ class Cluster(Alone):
 
     def received(self, node: str, envelope: Envelope) -> None:
         """An envelope has come."""
-        if isinstance(envelope, Forward):
+        if isinstance(envelope, RunForward):
+            self._forwarded_run(envelope)
+        elif isinstance(envelope, Forward):
             self._forwarded(envelope)
+        elif isinstance(envelope, Shared):
+            self._broker.publishing.give(envelope.message, envelope.share, envelope.client_id)
         elif isinstance(envelope, Take):
             self._take(node, envelope)
         elif isinstance(envelope, Given):
             self._given(envelope)
         else:
             self.retained.apply(envelope.partition, envelope.change)
+
+    def _forwarded_run(self, forward: RunForward) -> None:
+        run = forward.run
+        if forward.match:
+            for receiver in self._broker.routing.match(run.topic, run.publisher):
+                subscriber, qos = receiver.subscriber, min(run.qos, receiver.qos)
+                if subscriber.outlet is not None and not (qos and subscriber.durable):
+                    subscriber.outlet.deliver_run(run, qos, receiver.identifiers)
+        for bell in forward.doorbells:
+            self._broker.sessions.ring_run(bell, run)
 
     def _forwarded(self, forward: Forward) -> None:
         message = forward.message

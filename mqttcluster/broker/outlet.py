@@ -1,32 +1,30 @@
-"""Where a session's deliveries leave while its client is connected, and where their acknowledgements arrive.
+"""Where a session's deliveries leave while its client is connected.
 
 QoS 0 is sent at once, or dropped when the client does not take its output. QoS 1 and 2 go through the session's queue
-and window. A durable session's acknowledgements are stored once a turn; PUBREL leaves after its PUBREC is on
-record [G2]. Retained messages for a new subscription wait in the session's feed and are looked up when they are sent,
-so that a newer value is never followed by an older one.
+and window. What the client acknowledges is the matter of `broker.receipts`, retained messages for new subscriptions
+that of `broker.feed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Collection
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from mqttcluster.broker.metrics import Metrics
+from mqttcluster.broker.feed import Feed
+from mqttcluster.broker.metrics import Metrics, lane
+from mqttcluster.broker.muted import Muted
+from mqttcluster.broker.receipts import Receipts
 from mqttcluster.broker.sender import Sender
-from mqttcluster.core.message import Delivery, Message, packet_id
+from mqttcluster.broker.terms import Terms
+from mqttcluster.core.framing import Framing
+from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Routing, Subscriber
+from mqttcluster.core.run import Run
 from mqttcluster.core.session import Session
-from mqttcluster.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
-from mqttcluster.storage.interfaces import FULL, GONE, IStore, Publication, Published, Target
-
-#: Retained messages of one client that are on their way into the store's queue at any moment.
-FEED_BATCH = 32
-#: How often one retained message may wait for the same client, which subscribes again and does not take it.
-FEED_COPIES = 16
+from mqttcluster.mqtt.packets import V5
+from mqttcluster.storage.interfaces import IStore
 
 
 class Outlet:
@@ -34,23 +32,21 @@ class Outlet:
     the session has another owner."""
 
     __slots__ = (
-        "_completed",
-        "_done",
-        "_feeding",
+        "_framing",
+        "_lane",
         "_look_ahead",
         "_max_queued",
         "_metrics",
-        "_overtaken",
-        "_received",
-        "_recording",
-        "_retained",
         "_routing",
         "_sender",
         "_store",
         "_store_lost",
-        "_unsubscribed",
-        "_version",
+        "_v5",
         "closed",
+        "feed",
+        "muted",
+        "now",
+        "receipts",
         "session",
         "subscriber",
     )
@@ -60,7 +56,8 @@ class Outlet:
         session: Session,
         subscriber: Subscriber,
         sender: Sender,
-        version: int,
+        terms: Terms,
+        now: Callable[[], float],
         store: IStore,
         retained: Retained,
         routing: Routing,
@@ -70,28 +67,25 @@ class Outlet:
         store_lost: Callable[[Failure], None],
         overtaken: Callable[[], None],
     ) -> None:
-        self._overtaken = overtaken
         self.session = session
         self.subscriber = subscriber
         self._sender = sender
-        self._version = version
+        #: The time.
+        self.now = now
+        self._framing = Framing(terms.version, terms.largest, terms.aliases)
+        self._lane = lane(terms.version)
+        self._v5 = terms.version == V5
         self._store = store
-        self._retained = retained
         self._metrics = metrics
         self._routing = routing
         self._look_ahead = look_ahead
         self._max_queued = max_queued
         self._store_lost = store_lost
         self.closed = False
-        self._feeding = 0
-        #: Something was unsubscribed since the feed began.
-        self._unsubscribed = False
-        #: Sequences acknowledged in this turn, by kind of acknowledgement.
-        self._done: list[int] = []
-        self._received: list[int] = []
-        self._completed: list[int] = []
-        #: Packet ids whose PUBREC is not yet on record.
-        self._recording: set[int] = set()
+        #: Subscriptions that the rules do not allow any more, None for none.
+        self.muted: Muted | None = None
+        self.feed = Feed(self, sender, store, retained, routing, store_lost)
+        self.receipts = Receipts(session, sender, terms, store, store_lost, overtaken)
         sender.before_flush = self.pump
 
     @property
@@ -99,30 +93,98 @@ class Outlet:
         """The number of this ownership of the session."""
         return self.session.epoch
 
+    @property
+    def ready(self) -> bool:
+        """Whether the client takes a message now: its window and its buffer have room."""
+        session = self.session
+        waiting = session.queued + len(session.inflight)
+        return self._sender.has_room and waiting < session.window and session.tail <= session.cursor
+
     # -- deliveries
 
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
         session = self.session
+        if not self.may_read(message.topic):
+            self.dropped("forbidden")
+            return
         while session.feed and message.topic in session.feed:
-            self._send_retained(message.topic)
+            self.feed.send_one(message.topic)
+        self.hand_out(message, qos, retain, identifiers)
+
+    def hand_out(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        """The same, for one that nothing in the feed comes before."""
         if qos:
             self._offer(message, qos, retain, identifiers)
         else:
             self._send_now(message, retain, identifiers)
 
+    def may_read(self, topic: str) -> bool:
+        """Whether the client may have what is published there."""
+        return self.muted is None or self.muted.reads(topic)
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Count messages that the client does not get."""
+        self._metrics.dropped[reason] += count
+
+    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> None:
+        """Messages that no store holds for this session, at `qos`."""
+        session, sender = self.session, self._sender
+        plain = not (identifiers or session.feed or session.sharing or self.muted)
+        if not plain or not self._takes(run, qos):
+            for message in run.messages():
+                self.deliver(message, qos, False, identifiers)
+        elif qos:
+            dropped = run.count - session.offer_run(run, qos)
+            if dropped:
+                self._metrics.dropped["queue_full"] += dropped
+            sender.mark()
+        elif sender.full:
+            self._metrics.dropped["send_buffer"] += run.count
+        else:
+            self._count_sent(0, run.count, run.payload_size)
+            sender.send(run.frames(self._v5, 0)[0], run.count)
+
+    def arrived_run(self, run: Run, qos: int, sequence: int, count: int, identifiers: tuple[int, ...]) -> None:
+        """The store holds the first `count` messages of a run for this session, from `sequence` on."""
+        session = self.session
+        if identifiers or self.muted or sequence <= session.cursor or not self._takes(run, qos):
+            for number, message in enumerate(run.messages()[:count], sequence):
+                session.arrived(Delivery(number, message, qos, False, identifiers))
+        else:
+            session.arrived_run(run, qos, sequence, count)
+        self._sender.mark()
+
+    def mute(self, filters: Collection[str]) -> None:
+        """The client may not have these subscriptions any more, and all its others. What they have brought and what is
+        not sent is dropped."""
+        self.muted = Muted(filters, self.subscriber, self._routing) if filters else None
+        if self.muted is not None:
+            self.session.unfold_runs()  # each is looked at as it is sent
+
+    def _count_sent(self, qos: int, count: int, size: int) -> None:
+        self._metrics.publish_sent_by[self._lane + qos] += count
+        self._metrics.publish_bytes_sent_by[self._lane + qos] += count * size
+
+    def _takes(self, run: Run, qos: int) -> bool:
+        """Whether this client takes such frames as they are."""
+        return not self._v5 or self._framing.takes(run.frames(True, qos)[1])
+
     def arrived(self, delivery: Delivery) -> None:
-        """The store holds a message for this durable session."""
+        """The store holds a message for this session."""
         self.session.arrived(delivery)
         self._sender.mark()
 
     def _send_now(self, message: Message, retain: bool, identifiers: tuple[int, ...]) -> None:
         if self._sender.full:
             self._metrics.dropped["send_buffer"] += 1
+            return
+        frame = self._framing.frame(message, 0, retain, self.now(), identifiers=identifiers)
+        if frame is None:
+            self._metrics.dropped["too_large"] += 1
         else:
-            self._metrics.publish_sent += 1
-            self._metrics.publish_bytes_sent += len(message.payload)
-            self._sender.send(message.frame(self._version, 0, retain))
+            self._count_sent(0, 1, len(message.payload))
+            self._sender.send(frame)
 
     def _offer(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         if self.session.offer(message, qos, retain, identifiers):
@@ -132,35 +194,69 @@ class Outlet:
 
     def resume(self) -> None:
         """Send again what an earlier connection left open, the exchanges past PUBREC first [MQTT-4.4.0-1]."""
-        for identifier in self.session.inflight.received:
-            self._sender.send_packet(Pubrel(identifier), self._version)
+        self.receipts.resume()
         self._sender.mark()
 
     def pump(self) -> bool:
-        """Send what window and network allow, and fetch what the store still holds. True: only the network's bound
-        stopped it."""
+        """Send what window and network allow, and fetch what the store still holds. True: there is more to be done,
+        for only the network's bound stopped it, or there is new room."""
         if self.closed:
             return False
         session = self.session
-        self._send_queue()
+        dropped = self._send_queue()
         if session.feed:
-            self._send_feed()
-            self._send_queue()
+            self.feed.send()
+            dropped |= self._send_queue()
+        if dropped:
+            self.receipts.store()
         if session.wants_read():
             self._read()
-        return not self._sender.has_room
+        return dropped or not self._sender.has_room
 
-    def _send_queue(self) -> None:
-        session, sender, metrics = self.session, self._sender, self._metrics
+    def _send_run(self) -> bool:
+        """Whether there was something to be sent."""
+        following = self.session.next_of_runs()
+        if following is None:
+            return False
+        run, qos, start, count, sequence = following
+        self._count_sent(qos, count, run.payload_size)
+        self._sender.send(run.numbered(self._v5, qos, start, count, sequence), count)
+        return True
+
+    def _send_queue(self) -> bool:
+        """True: something was given up, which has made room."""
+        session, sender, dropped = self.session, self._sender, False
         while sender.has_room:
             following = session.next_delivery()
             if following is None:
-                return
+                if self._send_run():
+                    continue
+                break
             delivery, again = following
-            message = delivery.message
-            metrics.publish_sent += 1
-            metrics.publish_bytes_sent += len(message.payload)
-            sender.send(message.frame(self._version, delivery.qos, delivery.retain, again, delivery.packet_id))
+            frame = self._frame(delivery, again)
+            if frame is None:
+                dropped = True
+            else:
+                self._count_sent(delivery.qos, 1, len(delivery.message.payload))
+                sender.send(frame)
+        return dropped
+
+    def _frame(self, delivery: Delivery, again: bool) -> bytes | None:
+        """The packet; None for a delivery that is given up as if it had been sent and acknowledged."""
+        message, now, frame = delivery.message, self.now(), None
+        if not again and message.expired(now):  # else the client may have begun to receive it [MQTT-4.3.3-7] of 5.0
+            reason = "expired"
+        elif not self.may_read(message.topic):
+            reason = "forbidden"
+        else:
+            qos, retain, identifiers = delivery.qos, delivery.retain, delivery.identifiers
+            frame = self._framing.frame(message, qos, retain, now, again, delivery.packet_id, identifiers)
+            reason = "too_large"  # [MQTT-3.1.2-25] of 5.0
+        if frame is None:
+            self.dropped(reason)
+            del self.session.inflight.unacknowledged[delivery.packet_id]
+            self.receipts.done(delivery)
+        return frame
 
     def _read(self) -> None:
         session, limit, tail = self.session, self._look_ahead, self.session.tail
@@ -179,121 +275,12 @@ class Outlet:
         self.session.suspicious = True
         self._sender.mark()
 
-    # -- acknowledgements from the client
-
-    def puback(self, packet: Puback) -> None:
-        """QoS 1: the client has it."""
-        delivery = self.session.inflight.puback(packet.packet_id)
-        if delivery is not None:
-            if self.session.durable:
-                self._done.append(delivery.sequence)
-            self._sender.mark()
-
-    def pubrec(self, packet: Pubrec) -> None:
-        """QoS 2: the client has it. An identifier that is not known gets its PUBREL, so that the peer can finish."""
-        identifier = packet.packet_id
-        delivery = self.session.inflight.pubrec(identifier)
-        if delivery is not None and self.session.durable:
-            self._received.append(delivery.sequence)
-            self._recording.add(identifier)
-        elif identifier not in self._recording:
-            self._sender.send_packet(Pubrel(identifier), self._version)
-
-    def pubcomp(self, packet: Pubcomp) -> None:
-        """QoS 2: the exchange is over."""
-        sequence = self.session.inflight.pubcomp(packet.packet_id)
-        if sequence:
-            if self.session.durable:
-                self._completed.append(sequence)
-            self._sender.mark()
-
-    def store_acknowledgements(self) -> None:
-        """Tell the store, once a turn, what has been acknowledged."""
-        done, received, completed = self._done, self._received, self._completed
-        if not (done or received or completed):
-            return
-        self._done, self._received, self._completed = [], [], []
-        session = self.session
-
-        def stored(current: bool) -> None:
-            self._recording.difference_update(packet_id(sequence) for sequence in received)
-            if not current:
-                self._overtaken()
-            elif not self.closed:
-                for sequence in received:  # in the order of the PUBRECs [MQTT-4.6.0-4]
-                    self._sender.send_packet(Pubrel(packet_id(sequence)), self._version)
-
-        storing = self._store.acknowledge(session.client_id, session.epoch, done, received, completed)
-        storing.addCallbacks(stored, self._store_lost)
-
-    # -- retained messages for new subscriptions
-
-    def feed(self, topic: str, granted: int) -> None:
-        """A subscription asks for the retained message of a topic."""
-        feed = self.session.feed
-        if not feed:
-            self._unsubscribed = False
-        feed[topic] = (*feed.get(topic, ())[1 - FEED_COPIES :], granted)
-        self._sender.mark()
-
-    def unfeed(self) -> None:
-        """Subscriptions were removed: what only they asked for is not sent [MQTT-3.10.4-2]."""
-        self._unsubscribed = bool(self.session.feed)
-
-    def _send_feed(self) -> None:
-        session, sender = self.session, self._sender
-        room = min(session.window, session.max_queued)
-        while session.feed and sender.has_room and self._feeding < FEED_BATCH and len(session.queue) < room:
-            self._send_retained(next(iter(session.feed)))
-
-    def _send_retained(self, topic: str) -> None:
-        """Send the present retained message of one topic of the feed for one new subscription [MQTT-3.3.1-8]."""
-        feed = self.session.feed
-        granted, *others = feed[topic]
-        if others:
-            feed[topic] = tuple(others)
-        else:
-            del feed[topic]
-        message = self._retained.get(topic)
-        if message is None or (self._unsubscribed and not self._is_wanted(topic)):
-            return
-        qos = min(message.qos, granted)
-        if not qos:
-            self._send_now(message, True, ())
-        elif self.session.durable:
-            self._queue_retained(message, qos)
-        else:
-            self._offer(message, qos, True, ())
-
-    def _is_wanted(self, topic: str) -> bool:
-        return any(receiver.subscriber is self.subscriber for receiver in self._routing.match(topic))
-
-    def _queue_retained(self, message: Message, qos: int) -> Deferred[None]:
-        target = Target(self.session.client_id, self.subscriber.generation, qos, retain=True)
-        self._feeding += 1
-
-        def stored(answer: Published) -> None:
-            self._feeding -= 1
-            sequence = answer.sequences[0]
-            if sequence == FULL:
-                self._metrics.dropped["queue_full"] += 1
-            elif sequence != GONE and not self.closed:
-                self.session.arrived(Delivery(sequence, message, qos, True))
-            self._sender.mark()
-
-        return self._store.publish(Publication(message, [target])).addCallbacks(stored, self._store_lost)
+    # -- the end
 
     def close(self) -> None:
-        """The connection has ended. What a durable session was still to be fed goes into its queue."""
+        """The connection has ended."""
         if self.closed:
             return
-        self.store_acknowledgements()
-        self.closed = True
-        session = self.session
-        if session.durable:
-            for topic, grants in islice(session.feed.items(), self._max_queued):  # the queue holds no more
-                message = self._retained.get(topic)
-                for granted in grants:
-                    if message is not None and min(message.qos, granted):
-                        self._queue_retained(message, min(message.qos, granted))
-        session.feed.clear()
+        self.receipts.store()
+        self.closed = self.receipts.closed = True
+        self.feed.close(self._max_queued)

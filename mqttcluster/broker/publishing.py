@@ -6,7 +6,12 @@ the message when the store has answered and the publisher's earlier publishes ar
 acknowledgement. So order holds per publisher [G4], and what is acknowledged is safe [G1].
 
 QoS 0 goes to its receivers at once. A retained message is looked at a second time when the store has answered: who
-subscribed in between has read the old retained value and gets the new one as a live message [G6].
+subscribed in between has read the old retained value and gets the new one as a live message [G6]. So other nodes are
+told of it only then, at QoS 0, too; and QoS 0 that the same publisher sends meanwhile queues up *behind* it [G4].
+
+Of each group with a matching shared subscription one member gets the message. At QoS 0 he is chosen here; at QoS 1 and 2
+the store takes the first of those whom this node names that is there and has room. When a session ends, what it had of
+its groups comes here again as an *orphan*, for somebody else [MQTT-4.8.2].
 
 In a cluster a publish has receivers on other nodes, too: `broker.cluster` sends them word when the store has answered,
 and the acknowledgement waits for it where nothing but that word holds the message.
@@ -14,7 +19,7 @@ and the acknowledgement waits for it where nothing but that word holds the messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -23,25 +28,54 @@ from mqttcluster.broker.metrics import Metrics
 from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Receiver, Routing, Subscriber
-from mqttcluster.storage.interfaces import FULL, GONE, IStore, Publication, Published, Target
+from mqttcluster.core.shares import Group, Member, SharePolicy
+from mqttcluster.storage.interfaces import FULL, GONE, Chosen, IStore, Orphan, Publication, Published, StoreError, Target
+
+
+#: Retained messages that are removed at one stroke when their time is over.
+EXPIRED_AT_ONCE = 1000
+
+
+class Candidates:
+    """Members of a group as targets of a message, in the order in which they are to be tried."""
+
+    __slots__ = ("_members", "_message")
+
+    def __init__(self, message: Message, members: Sequence[Member]) -> None:
+        self._message = message
+        self._members = members
+
+    def __iter__(self) -> Iterator[Target]:
+        message = self._message
+        for member in self._members:
+            subscriber, wanted = member.subscriber, member.subscription
+            yield Target(
+                subscriber.client_id,
+                subscriber.generation,
+                min(message.qos, wanted.qos),
+                message.retain and wanted.retain_as_published,
+                (wanted.identifier,) if wanted.identifier else (),
+                member.share,
+            )
 
 
 class Plan:
     """One publish under way. `queued` receivers wait for the store's numbers, `live` ones only for their turn; `nodes`
-    are other nodes that want it, with their interest."""
+    are other nodes that want it, with their interest; `picked` are members of groups that get it at QoS 0."""
 
     __slots__ = (
-        "_told",
         "exchange",
         "live",
         "message",
         "nodes",
         "owners",
+        "picked",
         "publication",
         "queued",
         "receivers",
         "revision",
         "sequences",
+        "shared",
         "stale",
     )
 
@@ -51,13 +85,15 @@ class Plan:
         self.message = message
         self.receivers = receivers
         self.nodes = nodes
-        self._told: set[str] = set()
         self.revision = revision
         self.owners: list[tuple[str, int]] = []
         self.exchange: tuple[str, int, int] | None = None
         self.live: list[tuple[Subscriber, Target]] = []
         self.queued: list[tuple[Subscriber, Target]] = []
         self.sequences: list[int] = []
+        self.picked: list[Member] = []
+        #: Somebody has a shared subscription to it.
+        self.shared = False
         self.publication: Publication | None = None
         self.stale = False
 
@@ -76,23 +112,27 @@ class Plan:
                 self.live.append((subscriber, target))
         return targets
 
+    def choose(self, members: Sequence[Member]) -> Candidates | None:
+        """One of these is to get the message. None: it is chosen; else the store does it."""
+        message = self.message
+        for member in members:
+            if min(message.qos, member.subscription.qos):
+                return Candidates(message, [member for member in members if member.subscription.qos])
+            if member.online:
+                self.picked.append(member)
+                break
+        return None
+
     def look_at_nodes(self, nodes: Sequence[tuple[str, int]]) -> None:
-        """What other nodes want now; those that have been told already are left out."""
+        """What other nodes want now, beside what they wanted before."""
         wanted = dict(self.nodes)
         for node, bits in nodes:
-            if node not in self._told:
-                wanted[node] = wanted.get(node, 0) | bits
+            wanted[node] = wanted.get(node, 0) | bits
         self.nodes = tuple(wanted.items())
-
-    def take_nodes(self) -> Sequence[tuple[str, int]]:
-        """The nodes to be told, once."""
-        nodes, self.nodes = self.nodes, ()
-        self._told.update(node for node, _ in nodes)
-        return nodes
 
 
 class Publishing:
-    """Plans, stores and delivers publishes."""
+    """Plans, stores and delivers publishes. `now` tells the time."""
 
     def __init__(
         self,
@@ -102,7 +142,13 @@ class Publishing:
         metrics: Metrics,
         max_retained: int,
         cluster: Alone,
+        now: Callable[[], float],
+        share_policy: SharePolicy = SharePolicy.ROUND_ROBIN,
     ) -> None:
+        self._now = now
+        self._share_policy = share_policy
+        #: The sessions that are known, by client id.
+        self.subscribers: Mapping[str, Subscriber] = {}
         self._cluster = cluster
         self._store = store
         self._routing = routing
@@ -115,22 +161,69 @@ class Publishing:
         message: Message,
         exchange: tuple[str, int, int] | None = None,
         will: tuple[str, int] | None = None,
+        behind: bool = False,
     ) -> Plan:
-        """Look up the receivers. `plan.publication` is what the store must take first, None for nothing."""
+        """Look up the receivers. `plan.publication` is what the store must take first, None for nothing.
+
+        QoS 0 is on its way when this returns, as far as it need not wait; not if it is `behind` other QoS 0 of its
+        publisher: then it is to be completed in its turn."""
         routing, topic = self._routing, message.topic
-        plan = Plan(message, routing.match(topic, message.publisher), routing.nodes(topic), routing.revision)
+        matched = routing.matched(topic)
+        plan = Plan(message, matched.receivers_of(message.publisher), routing.nodes(topic), routing.revision)
         targets = plan.add(plan.receivers)
+        plan.shared = bool(matched.groups)
+        shares = self._share(plan, matched.groups) if plan.shared else ()
         retain = message.retain and self._may_retain(message)
-        if targets or retain or exchange or will:
-            plan.publication = Publication(message, targets, retain, exchange, will)
-        if message.qos == 0 and not will:  # a will that the store does not take yet is tried again [MQTT-3.1.2-10]
-            self._send_now(plan)
+        if targets or shares or retain or exchange or will:
+            plan.publication = Publication(message, targets, retain, exchange, will, shares, now=self._now())
+        if message.qos == 0 and not will and not behind:  # a will that is not stored is tried again [MQTT-3.1.2-10]
+            self._deliver_live(plan)
+            if plan.publication is None:
+                self._cast(plan)
         return plan
+
+    def _share(self, plan: Plan, groups: Iterable[Group]) -> list[Candidates]:
+        """Choose a member of each group. Returns those among whom the store is to choose."""
+        chosen = [plan.choose(group.order(self._share_policy)) for group in groups]
+        return [candidates for candidates in chosen if candidates is not None]
+
+    def give(self, message: Message, share: str, client_id: str) -> None:
+        """A message from another node for this member of a group, at QoS 0; if it is not connected here any more, for
+        another one that is."""
+        group = self._routing.group(share)
+        members = [member for member in group.order(self._share_policy) if member.local] if group is not None else []
+        members.sort(key=lambda member: member.subscriber.client_id != client_id)
+        for member in members[:1]:
+            _pick(message, member)
+
+    def hand_on(self, orphan: Orphan) -> Deferred[None]:
+        """Give a message of a session that has ended to somebody else of its group. Fires when it is safe."""
+        plan = Plan(orphan.message, (), (), self._routing.revision)
+        group = self._routing.group(orphan.share)
+        shares = self._share(plan, [group]) if group is not None else ()
+        plan.publication = Publication(orphan.message, shares=shares, orphan=orphan, now=self._now())
+        return self.store(plan).addCallback(lambda _: self.complete(plan))
+
+    async def drop_expired(self) -> None:
+        """Retained messages whose time is over make room for others."""
+        now = self._now()
+        while expired := self._retained.take_expired(now, EXPIRED_AT_ONCE):
+            try:
+                removed = await self._store.drop_retained([message.topic for message in expired], now)
+            except StoreError:
+                for message in expired:
+                    if message.topic not in self._retained:
+                        self._retained.apply(message)
+                raise
+            for topic, version in removed.items():
+                self._cluster.retain(Message(topic, b""), version)
 
     def publish_here(self, message: Message) -> None:
         """A QoS 0 message of this node for its own clients."""
         plan = Plan(message, self._match(message), (), self._routing.revision)
         plan.add(plan.receivers)
+        for group in self._routing.matched(message.topic).groups:
+            plan.choose([member for member in group.order(self._share_policy) if member.local])
         self._deliver_live(plan)
 
     def _match(self, message: Message) -> Sequence[Receiver]:
@@ -154,11 +247,14 @@ class Publishing:
         if answer.stale or answer.repeated:
             plan.live.clear()
             plan.queued.clear()
+            plan.picked.clear()
             plan.nodes = ()
             return succeed(None)
         self._numbered(answer, plan)
         if not self._cluster.first(answer.exchange):
             plan.live.clear()
+        if answer.again:
+            plan.picked.clear()
         if publication.retain:
             self._cluster.retain(plan.message, answer.version)
             if plan.revision != self._routing.revision:
@@ -169,6 +265,17 @@ class Publishing:
         plan.sequences.extend(answer.sequences)
         plan.owners.extend(answer.owners or [("", 0)] * len(answer.sequences))
         plan.exchange = plan.exchange or answer.exchange
+        for chosen in answer.chosen:
+            plan.queued.append((self._member(chosen), chosen.target))
+            plan.sequences.append(chosen.sequence)
+            plan.owners.append(chosen.owner)
+
+    def _member(self, chosen: Chosen) -> Subscriber:
+        client_id, generation = chosen.target.client_id, chosen.target.generation
+        subscriber = self.subscribers.get(client_id)
+        if subscriber is None or subscriber.generation != generation:
+            subscriber = Subscriber(client_id, generation, durable=False)
+        return subscriber
 
     def _second_look(self, plan: Plan) -> Deferred[None]:
         known = {receiver.subscriber for receiver in plan.receivers}
@@ -177,18 +284,17 @@ class Publishing:
         plan.look_at_nodes(self._routing.nodes(plan.message.topic))
         if not targets:
             return succeed(None)
-        return self._store.publish(Publication(plan.message, targets)).addCallback(self._numbered, plan)
+        return self._store.publish(Publication(plan.message, targets, now=self._now())).addCallback(self._numbered, plan)
 
     def complete(self, plan: Plan) -> Deferred[None] | None:
         """Give the message to its receivers. What this answers is to be waited for before the acknowledgement."""
         waiting = None
+        if plan.live or plan.picked:
+            self._deliver_live(plan)
         if not plan.message.qos:
-            self._send_now(plan)
-        else:
-            if plan.live:
-                self._deliver_live(plan)
-            if plan.nodes or any(node for node, _ in plan.owners):
-                waiting = self._cluster.forward(plan)
+            self._cast(plan)
+        elif plan.nodes or any(node for node, _ in plan.owners):
+            waiting = self._cluster.forward(plan)
         for (subscriber, target), sequence, (_, epoch) in zip(plan.queued, plan.sequences, plan.owners, strict=True):
             if sequence == FULL:
                 self._metrics.dropped["queue_full"] += 1
@@ -197,11 +303,9 @@ class Publishing:
                 subscriber.outlet.arrived(delivery)
         return waiting
 
-    def _send_now(self, plan: Plan) -> None:
-        if plan.live:
-            self._deliver_live(plan)
+    def _cast(self, plan: Plan) -> None:
         if plan.nodes:
-            self._cluster.cast(plan.message, plan.take_nodes())
+            self._cluster.cast(plan.message, plan.nodes, plan.exchange)
 
     def _deliver_live(self, plan: Plan) -> None:
         message = plan.message
@@ -210,3 +314,16 @@ class Publishing:
             if outlet is not None:
                 outlet.deliver(message, target.qos, target.retain, target.identifiers)
         plan.live.clear()
+        if plan.picked:
+            self._cluster.cast_shared(message, [member for member in plan.picked if not _pick(message, member)])
+            plan.picked.clear()
+
+
+def _pick(message: Message, member: Member) -> bool:
+    """Deliver at QoS 0. False: the member is not connected here."""
+    outlet, wanted = member.subscriber.outlet, member.subscription
+    if outlet is None:
+        return False
+    identifiers = (wanted.identifier,) if wanted.identifier else ()
+    outlet.deliver(message, 0, message.retain and wanted.retain_as_published, identifiers)
+    return True

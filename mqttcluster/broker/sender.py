@@ -76,13 +76,13 @@ class Sender:
         """Whether deliveries that can wait elsewhere are welcome."""
         return self.writable and self.size <= self._limit
 
-    def send(self, frame: bytes) -> None:
-        """Send one packet when the turn ends."""
+    def send(self, frames: bytes, count: int = 1) -> None:
+        """Send one packet, or `count` of them, when the turn ends."""
         if self._closed:
             return
-        self._frames.append(frame)
-        self.size += len(frame)
-        self._metrics.messages_sent += 1
+        self._frames.append(frames)
+        self.size += len(frames)
+        self._metrics.messages_sent += count
         if not self._marked:
             self._marked = True
             self._output.mark(self)

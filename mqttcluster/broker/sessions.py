@@ -6,7 +6,6 @@ later one wins, here by `_opening`, in the store by the order of the calls [G3].
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,16 +13,19 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mqttcluster.broker.admission import Admission
 from mqttcluster.broker.alone import Alone
-from mqttcluster.broker.auth import Authenticator, Authorizer, Credentials, Identity
+from mqttcluster.broker.auth import Authenticator, Authorizer
+from mqttcluster.broker.authorization import forbidden
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.settings import Settings
 from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.routing import Routing, Subscriber
+from mqttcluster.core.run import Run
 from mqttcluster.core.session import Session
-from mqttcluster.mqtt.packets import V31, Connect, Subscription
+from mqttcluster.mqtt.packets import Connect, Subscription
 from mqttcluster.mqtt.reasons import MQTTError, Reason
-from mqttcluster.storage.interfaces import IStore, KeptSession, Opened, StoredWill, StoreError
+from mqttcluster.storage.interfaces import Closed, IStore, KeptSession, Opened, StoreError
 from mqttcluster.storage.shared import Doorbell, SessionChange
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ log = Logger(namespace="mqttcluster.sessions")
 
 
 class _End(NamedTuple):
-    """The end of a connection, as `IStore.close` takes it."""
+    """The end of a connection, as `IStore.close` takes it, and the generation of its session."""
 
     client_id: str
     epoch: int
@@ -42,6 +44,7 @@ class _End(NamedTuple):
     now: float
     expiry: int | None = None
     grace: float = 0.0
+    generation: int = 0
 
 
 def whole(client_id: str, generation: int, epoch: int, subscriptions: Mapping[str, Subscription]) -> SessionChange:
@@ -67,7 +70,7 @@ class Sessions:
         self._routing = routing
         self._settings = settings
         self._metrics = metrics
-        self._authenticator = authenticator
+        self._admission = Admission(settings, authenticator, authorizer)
         self._authorizer = authorizer
         #: Client id -> the connection that owns the session now.
         self.connected: dict[str, Client] = {}
@@ -87,45 +90,45 @@ class Sessions:
         for client in list(self.connected.values()):
             kept = there.get(client.client_id)
             known = kept is not None and client.outlet is not None and kept.epoch == client.outlet.epoch
-            if not known and client.outlet is not None and client.outlet.session.durable:
+            if not known and client.outlet is not None and client.outlet.session.stored:
                 client.session_lost()  # forgotten by the store, or somebody else's by now
         for subscriber in list(self.subscribers.values()):
-            if subscriber.durable and subscriber.outlet is None and subscriber.client_id not in there:
+            elsewhere = subscriber.durable or subscriber.node
+            if elsewhere and subscriber.outlet is None and subscriber.client_id not in there:
                 self.forget(subscriber)
         for kept in sessions:
-            self.changed(whole(kept.client_id, kept.generation, kept.epoch, kept.subscriptions))
+            change = whole(kept.client_id, kept.generation, kept.epoch, kept.subscriptions)
+            change.online, change.durable = bool(kept.node), kept.durable
+            self.changed(change, kept.node)
 
-    async def open(self, client: Client, connect: Connect, now: float) -> bool | None:
+    async def open(self, client: Client, connect: Connect) -> bool | None:
         """Give the client its session. Returns Session Present; None if the connection is not wanted any more.
 
         Raises `MQTTError` with the reason for CONNACK.
         """
         if not self._cluster.may_act():
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store that the cluster shares does not answer")
-        client_id = self._client_id(connect)
-        await self._authenticate(client, client_id, connect)
-        client.identity = Identity(client_id, connect.username)
+        will = await self._admission.admit(client, connect)
         if client.ended:
             return None
+        client_id, terms, now = client.client_id, client.terms, client.broker.clock.seconds()
         self._take_over(client_id)
         self._opening[client_id] = client
         if client_id in self._untold:  # before this open, or a will that DISCONNECT discarded comes to life
             self._tell(self._untold.pop(client_id))
-        expiry = 0 if connect.clean_start else self._settings.session_expiry
         try:
-            opened = await self._store.open(
-                client_id, connect.clean_start, expiry, self._will(client, connect), now, self.look_ahead
-            )
+            opened = await self._store.open(client_id, connect.clean_start, terms.expiry, will, now, self.look_ahead)
         except StoreError as error:
             if self._opening.get(client_id) is client:
                 self._opened(client_id)
             log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
+        muted = await self._forbidden(client, opened)
         if opened.previous is not None:
             await self._cluster.take(client_id, opened.epoch, opened.previous[0])
         if self._opening.get(client_id) is not client:
             # If the later connection gets the session this is stale; if it fails nobody has the session any more.
-            self._tell(_End(client_id, opened.epoch, False, opened.sent, now))
+            self._tell(_End(client_id, opened.epoch, False, opened.sent, now, generation=opened.generation))
             return None
         rung = opened.previous is not None or client_id in self._rung
         overtaken = self._overtaken.get(client_id, 0) > opened.epoch
@@ -133,9 +136,11 @@ class Sessions:
         if overtaken:
             client.taken_over()
             return None
-        durable = expiry != 0
+        durable = terms.expiry != 0 or opened.present
         subscriber = self._subscriber(client_id, opened, durable)
-        subscriber.outlet = client.attach(self._session(client_id, opened, durable), subscriber)
+        subscriber.outlet = client.attach(self._session(client_id, opened, durable, terms.window), subscriber)
+        if muted and client.outlet is not None:
+            client.outlet.mute(muted)
         self.connected[client_id] = client
         self._cluster.attached(subscriber)
         if rung:
@@ -147,33 +152,20 @@ class Sessions:
         self._metrics.clients_maximum = max(self._metrics.clients_maximum, len(self.connected))
         return opened.present
 
+    async def _forbidden(self, client: Client, opened: Opened) -> set[str]:
+        """Subscriptions of an earlier connection that this client may not have, by the rules of now."""
+        permissions = client.receiving.permissions
+        while True:
+            term = permissions.term
+            assert client.identity is not None
+            found = await forbidden(self._authorizer, client.identity, opened.subscriptions)
+            if term == permissions.term:
+                return found
+
     @property
     def look_ahead(self) -> int:
         """How many deliveries of a durable session are held in memory beside those in flight."""
         return max(2 * self._settings.max_inflight, 64)
-
-    def _client_id(self, connect: Connect) -> str:
-        client_id = connect.client_id
-        if not client_id:
-            if connect.version == V31 or not connect.clean_start:  # [MQTT-3.1.3-7] [MQTT-3.1.3-8]
-                raise MQTTError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "an empty client id needs CleanSession=1")
-            return f"auto-{secrets.token_hex(12)}"  # [MQTT-3.1.3-6]
-        if len(client_id) > self._settings.client_id_max_length:
-            raise MQTTError(Reason.CLIENT_IDENTIFIER_NOT_VALID, "the client id is too long")
-        return client_id
-
-    async def _authenticate(self, client: Client, client_id: str, connect: Connect) -> None:
-        credentials = Credentials(client_id, connect.username, connect.password, client.anonymous_allowed, client.peer)
-        reason = await self._authenticator.authenticate(credentials)
-        if reason is not Reason.SUCCESS:
-            log.info(
-                "refused connection of client {client_id}, user {username}, from {peer}: {reason}",
-                client_id=client_id,
-                username=connect.username,
-                peer=client.peer,
-                reason=reason.label,
-            )
-            raise MQTTError(reason, "refused by the authenticator")
 
     def _take_over(self, client_id: str) -> None:
         """The newer connection wins; the older is closed [MQTT-3.1.4-2]."""
@@ -196,6 +188,14 @@ class Sessions:
         elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
             subscriber.outlet.arrived(Delivery(bell.sequence, message, bell.qos, bell.retain, bell.identifiers))
 
+    def ring_run(self, bell: Doorbell, run: Run) -> None:
+        """The same for a run."""
+        subscriber = self.subscribers.get(bell.client_id)
+        if bell.client_id in self._opening:
+            self._rung.add(bell.client_id)
+        elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
+            subscriber.outlet.arrived_run(run, bell.qos, bell.sequence, bell.count, bell.identifiers)
+
     def give_way(self, client_id: str, epoch: int) -> Deferred[None]:
         """Another node owns this session under a higher epoch. Fires when nothing of the connection here is under
         way any more [G3]."""
@@ -207,22 +207,6 @@ class Sessions:
         self._metrics.takeovers += 1
         client.taken_over()
         return client.idle()
-
-    def _will(self, client: Client, connect: Connect) -> StoredWill | None:
-        will = connect.will
-        if will is None:
-            return None
-        assert client.identity is not None
-        if (
-            will.topic.startswith("$")
-            or will.topic.count("/") >= self._settings.max_topic_levels
-            or not self._authorizer.may_publish(client.identity, will.topic)
-        ):
-            client.refused("will", will.topic)
-            return None
-        return StoredWill(
-            Message(will.topic, will.payload, will.qos, will.retain, client.identity.client_id, will.properties)
-        )
 
     def _subscriber(self, client_id: str, opened: Opened, durable: bool) -> Subscriber:
         subscriber = self.subscribers.get(client_id)
@@ -241,14 +225,15 @@ class Sessions:
             self._cluster.announce_session(change, opened.epoch)
         return subscriber
 
-    def _session(self, client_id: str, opened: Opened, durable: bool) -> Session:
+    def _session(self, client_id: str, opened: Opened, durable: bool, window: int) -> Session:
         settings = self._settings
         max_queued = self.look_ahead if durable else settings.max_queued
-        session = Session(client_id, opened.epoch, durable, settings.max_inflight, max_queued)
+        session = Session(client_id, opened.epoch, durable, window, max_queued)
         # Another node may have stored such a message for some of its receivers only. If it comes again it is published
         # again, and who has it refuses it [G2].
         inbound = () if self._cluster.others else opened.inbound
         session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, inbound)
+        session.unreleased.update(opened.inbound)
         for sequence in opened.released:
             session.inflight.restore_received(sequence)
         return session
@@ -262,23 +247,35 @@ class Sessions:
             del self.connected[client.client_id]
         subscriber = outlet.subscriber
         if subscriber.outlet is outlet:
-            subscriber.outlet = None
+            subscriber.outlet, subscriber.node = None, ""
             self._cluster.detached(subscriber)
             if not subscriber.durable:
                 self.forget(subscriber)
 
-    def close(self, client: Client, publish_will: bool, now: float, grace: float = 0.0) -> Deferred[object]:
+    def close(
+        self, client: Client, publish_will: bool, now: float, grace: float = 0.0, expiry: int | None = None
+    ) -> Deferred[object]:
         """Tell the store that the connection has ended. Fires when it knows, or has failed; never fails."""
         assert client.outlet is not None
-        session = client.outlet.session
-        return self._tell(_End(session.client_id, session.epoch, publish_will, session.sent, now, None, grace))
+        session, generation = client.outlet.session, client.outlet.subscriber.generation
+        return self._tell(
+            _End(session.client_id, session.epoch, publish_will, session.sent, now, expiry, grace, generation)
+        )
 
     def _tell(self, end: _End) -> Deferred[object]:
+        def told(closed: Closed) -> None:
+            known = self.subscribers.get(end.client_id)
+            if closed is Closed.ENDED and known is not None and known.durable and known.generation == end.generation:
+                self.expired(end.client_id, end.generation)  # it was resumed, or told to end with this connection
+
         def failed(failure: Failure) -> None:
             self._untold[end.client_id] = end
             log.error("store failed on close for {client_id}: {error}", client_id=end.client_id, error=failure.value)
 
-        return self._store.close(*end).addErrback(failed)
+        closing = self._store.close(
+            end.client_id, end.epoch, end.publish_will, end.sent, end.now, end.expiry, end.grace
+        )
+        return closing.addCallbacks(told, failed)
 
     async def tell_again(self) -> None:
         """Tell the store of connections that ended while it failed. What has come since then makes it stale [G3]."""
@@ -295,14 +292,21 @@ class Sessions:
             del self.subscribers[subscriber.client_id]
 
     def expired(self, client_id: str, generation: int) -> None:
-        """The store has ended an offline session."""
+        """The store has ended a session."""
         gone = SessionChange(client_id, generation, gone=True)
         self.changed(gone)
         self._cluster.announce(gone)
 
-    def changed(self, change: SessionChange) -> None:
-        """Another node tells of a durable session, maybe for the second time. Its connection here, if there is one, is
-        about to be taken over."""
+    def node_gone(self, node: str) -> None:
+        """Nobody is connected to that node any more."""
+        for subscriber in [subscriber for subscriber in self.subscribers.values() if subscriber.node == node]:
+            subscriber.node = ""
+            if not subscriber.durable and subscriber.outlet is None:
+                self.forget(subscriber)
+
+    def changed(self, change: SessionChange, node: str = "") -> None:
+        """Another node tells of a session, maybe for the second time. Its connection here, if there is one, is about to be
+        taken over."""
         client_id, subscriber = change.client_id, self.subscribers.get(change.client_id)
         newer = subscriber is not None and subscriber.generation < change.generation
         same = subscriber is not None and subscriber.generation == change.generation
@@ -314,13 +318,15 @@ class Sessions:
         if change.gone or (subscriber is not None and not same):
             return
         if subscriber is None:
-            subscriber = self.subscribers[client_id] = Subscriber(client_id, change.generation, durable=True)
+            subscriber = self.subscribers[client_id] = Subscriber(client_id, change.generation, change.durable)
         if change.epoch < subscriber.epoch:
             return
         subscriber.epoch = change.epoch
+        subscriber.node = node if change.online else ""
         remove = set(change.remove)
         if change.whole:
-            remove.update(subscriber.subscriptions.keys() - change.add.keys())
+            known = subscriber.subscriptions.keys() if change.durable else subscriber.shares
+            remove.update(known - change.add.keys())
         for topic_filter in remove:
             before = subscriber.subscriptions.get(topic_filter)
             self._routing.unsubscribe(subscriber, topic_filter)

@@ -1,8 +1,9 @@
 """What a client has sent and what is not yet acknowledged, in order.
 
-A *step* is a PUBLISH or PUBREL. It passes three gates, each in the order of arrival: the store has answered, the
-message was given to its receivers, and, in a cluster, other nodes have accepted it. Then its acknowledgement leaves
-[MQTT-4.6.0-2]. While this node may not act (`may_act`) the steps stand still.
+A *step* is a PUBLISH, a run of them, or a PUBREL; one of QoS 0 if it is to be retained, or comes behind such a one. It passes three
+gates, each in the order of arrival: the store has answered, the message was given to its receivers, and, in a cluster,
+other nodes have accepted it. Then its acknowledgement leaves [MQTT-4.6.0-2]. While this node may not act (`may_act`)
+the steps stand still.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, succeed
 
 from mqttcluster.broker.publishing import Plan
+from mqttcluster.broker.run_plan import RunPlan
 
 
 class Step:
     """One PUBLISH or PUBREL. `acknowledgement` is b'' for QoS 0; `plan` is None where there is nobody to deliver to."""
 
-    __slots__ = ("acknowledgement", "finished", "plan", "size", "stored")
+    __slots__ = ("acknowledgement", "at_most_once", "count", "finished", "plan", "size", "stored")
 
-    def __init__(self, plan: Plan | None, acknowledgement: bytes, stored: bool) -> None:
+    def __init__(self, plan: Plan | RunPlan | None, acknowledgement: bytes, stored: bool) -> None:
         self.plan = plan
-        self.size = len(plan.message.payload) if plan is not None else 0
+        self.count = 1 if acknowledgement else 0
+        self.size = 0
+        self.at_most_once = False
+        if isinstance(plan, Plan):
+            self.size = len(plan.message.payload)
+            self.at_most_once = not plan.message.qos
+        elif plan is not None:
+            self.count, self.size = plan.run.count, len(plan.run.data)
         self.acknowledgement = acknowledgement
         self.stored = stored
         self.finished = False
@@ -36,12 +45,23 @@ class Steps:
     """The steps of one client. `complete` delivers a plan, `acknowledge` sends an acknowledgement, `advanced` is told
     after each look."""
 
-    __slots__ = ("_acknowledge", "_advanced", "_complete", "_delivered", "_idle", "_may_act", "_steps", "size")
+    __slots__ = (
+        "_acknowledge",
+        "_advanced",
+        "_complete",
+        "_delivered",
+        "_idle",
+        "_may_act",
+        "_steps",
+        "at_most_once",
+        "size",
+        "unacknowledged",
+    )
 
     def __init__(
         self,
         complete: Callable[[Plan], Deferred[None] | None],
-        acknowledge: Callable[[bytes], None],
+        acknowledge: Callable[[bytes, int], None],
         may_act: Callable[[], bool],
         advanced: Callable[[], None],
     ) -> None:
@@ -50,8 +70,11 @@ class Steps:
         self._acknowledge = acknowledge
         self._may_act = may_act
         self._steps: deque[Step] = deque()
-        #: Bytes of payload that wait.
+        #: Bytes that wait, of payload or more, and how many publishes.
         self.size = 0
+        self.unacknowledged = 0
+        #: How many of them are QoS 0 and not given to their receivers: other QoS 0 must not overtake them.
+        self.at_most_once = 0
         #: How many of them, from the oldest on, were given to their receivers.
         self._delivered = 0
         self._idle: list[Deferred[None]] = []
@@ -59,12 +82,40 @@ class Steps:
     def __len__(self) -> int:
         return len(self._steps)
 
+    def count(self, first: int) -> int:
+        """How many publishes wait for an acknowledgement that begins with this byte."""
+        return sum(step.count for step in self._steps if step.acknowledgement[:1] == bytes((first,)))
+
     def take(self, step: Step) -> None:
         """One more step. If nothing before it waits for the store it is given to its receivers before this returns."""
         self._steps.append(step)
         self.size += step.size
+        self.unacknowledged += step.count
+        self.at_most_once += step.at_most_once
         if step.stored and self._delivered == len(self._steps) - 1:
             self.advance()
+
+    @property
+    def delivered(self) -> bool:
+        """Whether all that the client has published so far was given to its receivers."""
+        return self._delivered == len(self._steps)
+
+    def take_run(self, acknowledgements: bytes, count: int, size: int, accepting: Deferred[None] | None) -> None:
+        """A run of `count` publishes, `size` bytes in all, was given to its receivers; `accepting` is to be waited for
+        before its acknowledgements."""
+        if accepting is None and not self._steps:
+            self._acknowledge(acknowledgements, count)
+            return
+        step = Step(None, acknowledgements, stored=True)
+        step.count, step.size = count, size
+        self._steps.append(step)
+        self._delivered += 1
+        self.size += size
+        self.unacknowledged += count
+        if accepting is None:
+            step.finished = True
+        else:
+            accepting.addCallback(self._accepted, step)
 
     def stored(self, step: Step) -> None:
         """The store has answered."""
@@ -77,14 +128,17 @@ class Steps:
             return
         steps = self._steps
         while self._delivered < len(steps) and steps[self._delivered].stored:
+            step = steps[self._delivered]
             self._delivered += 1
-            self._deliver(steps[self._delivered - 1])
+            self.at_most_once -= step.at_most_once
+            self._deliver(step)
         while steps and steps[0].finished:
             step = steps.popleft()
             self._delivered -= 1
             self.size -= step.size
+            self.unacknowledged -= step.count
             if step.acknowledgement:
-                self._acknowledge(step.acknowledgement)
+                self._acknowledge(step.acknowledgement, step.count)
         if not steps and self._idle:
             idle, self._idle = self._idle, []
             for waiting in idle:
@@ -96,9 +150,12 @@ class Steps:
         if plan is None:
             step.finished = True
             return
-        if plan.stale:
-            step.acknowledgement = b""
-        accepting = self._complete(plan)
+        if isinstance(plan, Plan):
+            if plan.stale:
+                step.acknowledgement = b""
+            accepting = self._complete(plan)
+        else:
+            accepting = plan.complete()
         if accepting is None or accepting.called:
             step.finished = True
         else:

@@ -3,6 +3,10 @@
 ::
 
     FRESH ──CONNECT──► CONNECTING ──accept()──► CONNECTED ──DISCONNECT──► ENDED
+                        │      ▲
+                challenge()    AUTH
+                        ▼      │
+                     AUTHENTICATING
       any other packet in FRESH, any packet not in the table: protocol error, FAILED
 
 While CONNECTING nothing is taken from the decoder: what a client sends behind its CONNECT waits for the answer.
@@ -14,6 +18,7 @@ from enum import Enum
 
 from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.packets import (
+    Auth,
     Connect,
     Disconnect,
     Packet,
@@ -34,6 +39,7 @@ class State(Enum):
 
     FRESH = "waiting for CONNECT"
     CONNECTING = "answering CONNECT"
+    AUTHENTICATING = "authenticating"
     CONNECTED = "connected"
     ENDED = "after DISCONNECT"
     FAILED = "failed"
@@ -42,6 +48,9 @@ class State(Enum):
 #: (state, packet class) -> next state. What is not here is a violation [MQTT-3.1.0-1] [MQTT-3.1.0-2] [MQTT-4.8.0-1].
 TRANSITIONS: dict[tuple[State, type], State] = {
     (State.FRESH, Connect): State.CONNECTING,
+    (State.AUTHENTICATING, Auth): State.CONNECTING,
+    (State.AUTHENTICATING, Disconnect): State.ENDED,
+    (State.CONNECTED, Auth): State.CONNECTED,
     (State.CONNECTED, Publish): State.CONNECTED,
     (State.CONNECTED, Puback): State.CONNECTED,
     (State.CONNECTED, Pubrec): State.CONNECTED,
@@ -52,17 +61,20 @@ TRANSITIONS: dict[tuple[State, type], State] = {
     (State.CONNECTED, Pingreq): State.CONNECTED,
     (State.CONNECTED, Disconnect): State.ENDED,
 }
+_LISTENING = (State.FRESH, State.AUTHENTICATING)
 _EXPECTED = frozenset(kind for state, kind in TRANSITIONS if state is State.CONNECTED and kind is not Disconnect)
 
 
 class Connection:
     """One network connection as the standard sees it: bytes in, legal packets out."""
 
-    __slots__ = ("decoder", "keep_alive", "last_packet", "state")
+    __slots__ = ("accepted", "decoder", "keep_alive", "last_packet", "state")
 
     def __init__(self, max_packet_size: int, now: float) -> None:
         self.decoder = Decoder(max_packet_size)
         self.state = State.FRESH
+        #: CONNACK with success has been sent.
+        self.accepted = False
         self.keep_alive = 0
         self.last_packet = now
 
@@ -78,7 +90,7 @@ class Connection:
     def next_packet(self, now: float) -> Packet | None:
         """The next packet, None for none at the moment. Raises `MQTTError` when the connection cannot go on."""
         state = self.state
-        if state is not State.CONNECTED and state is not State.FRESH:
+        if state is not State.CONNECTED and state not in _LISTENING:
             return None
         try:
             packet = self.decoder.next_packet()
@@ -98,9 +110,14 @@ class Connection:
         self.state = following
         return packet
 
+    def challenge(self) -> None:
+        """The client has been sent an AUTH and is to answer it before anything else."""
+        self.state = State.AUTHENTICATING
+
     def accept(self, keep_alive: int) -> None:
         """CONNACK with success is on its way. `keep_alive` is in seconds, 0 for off."""
         self.state = State.CONNECTED
+        self.accepted = True
         self.keep_alive = keep_alive
 
     def silence_deadline(self) -> float | None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mqttcluster.mqtt.packets import Properties
+from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.writers import publish_parts
 
 _NO_PROPERTIES: Properties = {}
+#: Encoded forms of one message that are kept, each with the payload in it.
+MOST_VARIANTS = 16
+_Variant = Any
+
+#: Sequences of a clean session's deliveries begin with 1; those that come through shared subscriptions, and are kept in
+#: the store meanwhile, are above this. Their packet identifiers begin in the middle, so that they seldom meet.
+FIRST_SHARED = 65535 * 2**24 + 32767
 
 
 class Message:
     """What a publisher said; never changed after it was made.
 
     `qos` and `retain` are the publisher's. `publisher` is a client id, or '' for the broker itself.
-    `expires_at` is an absolute time in seconds, None for never.
+    `expires_at` is an absolute time in seconds, None for never. `properties` are to be forwarded as they are; the
+    Message Expiry Interval is among them only while the message is a will that is not published yet.
     """
 
     __slots__ = ("_frames", "expires_at", "payload", "properties", "publisher", "qos", "retain", "topic")
@@ -36,14 +46,59 @@ class Message:
         self.publisher = publisher
         self.properties = properties
         self.expires_at = expires_at
-        self._frames: dict[int, tuple[bytes, bytes]] = {}
+        self._frames: dict[_Variant, tuple[bytes, bytes]] = {}
 
-    def frame(self, version: int, qos: int, retain: bool, dup: bool = False, packet_id: int = 0) -> bytes:
-        """The PUBLISH packet for one receiver, encoded once per variant; only the packet id differs within one."""
-        variant = version << 4 | dup << 3 | qos << 1 | retain
+    def published(self, now: float) -> Message:
+        """A will as it is published: its Message Expiry Interval begins."""
+        interval = self.properties.get(Prop.MESSAGE_EXPIRY_INTERVAL)
+        if not isinstance(interval, int):
+            return self
+        properties = {prop: value for prop, value in self.properties.items() if prop != Prop.MESSAGE_EXPIRY_INTERVAL}
+        return Message(self.topic, self.payload, self.qos, self.retain, self.publisher, properties, now + interval)
+
+    def left(self, now: float) -> int | None:
+        """Seconds until it expires, as they are sent; None for never."""
+        # A second is still whole when a thousandth of it has gone by in this broker.
+        return None if self.expires_at is None else max(0, int(self.expires_at - now + 0.999))
+
+    def expired(self, now: float) -> bool:
+        """Whether nobody is to get it any more who has not got it yet."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def frame(
+        self,
+        version: int,
+        qos: int,
+        retain: bool,
+        dup: bool = False,
+        packet_id: int = 0,
+        identifiers: tuple[int, ...] = (),
+        left: int | None = None,
+        alias: int = 0,
+        known: bool = False,
+    ) -> bytes:
+        """The PUBLISH packet for one receiver, encoded once per variant; only the packet id differs within one.
+
+        What follows it is for MQTT 5.0: Subscription Identifiers, the seconds that are left, and a Topic Alias, in the
+        place of the topic if it is `known` to the receiver.
+        """
+        variant: _Variant = version << 4 | dup << 3 | qos << 1 | retain
+        if identifiers or left is not None or alias:
+            variant = variant, identifiers, left, alias, known
         parts = self._frames.get(variant)
         if parts is None:
-            parts = publish_parts(self.topic, self.payload, qos, retain, dup, self.properties, version)
+            properties, topic = self.properties, "" if known else self.topic
+            if identifiers or left is not None or alias:
+                properties = dict(properties)
+                if left is not None:
+                    properties[Prop.MESSAGE_EXPIRY_INTERVAL] = left
+                if identifiers:
+                    properties[Prop.SUBSCRIPTION_IDENTIFIER] = list(identifiers)
+                if alias:
+                    properties[Prop.TOPIC_ALIAS] = alias
+            parts = publish_parts(topic, self.payload, qos, retain, dup, properties, version)
+            if len(self._frames) >= MOST_VARIANTS:
+                self._frames.clear()
             self._frames[variant] = parts
         if qos:
             return b"%b%b%b" % (parts[0], packet_id.to_bytes(2, "big"), parts[1])

@@ -1,8 +1,12 @@
-"""The last message of each topic that was published with RETAIN, in memory; the store holds the truth."""
+"""The last message of each topic that was published with RETAIN, in memory; the store holds the truth.
+
+A message whose time is over is there until it is taken out; whoever delivers it has a look at its time, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
 
 from mqttcluster.core.message import Message
 from mqttcluster.mqtt.topics import NameTree
@@ -13,6 +17,10 @@ class Retained:
 
     def __init__(self) -> None:
         self._tree: NameTree[Message] = NameTree()
+        #: Topic -> when its message expires, for those that do.
+        self._expiring: dict[str, float] = {}
+        #: The same in order, and what is not true any more.
+        self._next: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -24,13 +32,37 @@ class Retained:
         """Replace what the topic had; an empty payload removes it and is not kept [MQTT-3.3.1-10] [MQTT-3.3.1-11]."""
         if message.payload:
             self._tree.set(message.topic, message)
+            if message.expires_at is not None:
+                self._expires(message.topic, message.expires_at)
+                return
         else:
             self._tree.discard(message.topic)
+        self._expiring.pop(message.topic, None)
+
+    def _expires(self, topic: str, expires_at: float) -> None:
+        self._expiring[topic] = expires_at
+        if len(self._next) > 2 * len(self._expiring) + 64:
+            self._next = [(at, topic) for topic, at in self._expiring.items()]
+            heapify(self._next)
+        else:
+            heappush(self._next, (expires_at, topic))
+
+    def take_expired(self, now: float, limit: int) -> list[Message]:
+        """Remove messages whose time is over, at most `limit`."""
+        expired: list[Message] = []
+        while self._next and self._next[0][0] <= now and len(expired) < limit:
+            expires_at, topic = heappop(self._next)
+            message = self._tree.get(topic)
+            if self._expiring.get(topic) == expires_at and message is not None:
+                expired.append(message)
+                self._tree.discard(topic)
+                del self._expiring[topic]
+        return expired
 
     def replace(self, messages: Iterable[Message]) -> None:
         """These are all there is, beside those that the broker itself keeps under ``$``."""
         for message in list(self.match("#")):
-            self._tree.discard(message.topic)
+            self.apply(Message(message.topic, b""))
         for message in messages:
             self.apply(message)
 

@@ -1,5 +1,5 @@
-"""Who gets a message: subscriptions of all sessions in one tree, what other nodes want in a second one, and the answers
-for topics seen a moment ago."""
+"""Who gets a message: subscriptions of all sessions in one tree, shared ones in a second, what other nodes want in a
+third, and the answers for topics seen a moment ago."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from mqttcluster.core.message import Delivery, Message
+from mqttcluster.core.run import Run
+from mqttcluster.core.shares import Group
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.mqtt.topics import TopicTree
+from mqttcluster.mqtt.topics import TopicTree, split_share
 
 #: Topics whose receivers are remembered; past it the memory starts anew. Longer topics are not remembered.
 CACHED_TOPICS = 10_000
@@ -26,21 +28,32 @@ class Outlet(Protocol):
     @property
     def epoch(self) -> int: ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether the client takes a message now: its window and its buffer have room."""
+
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
 
+    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> None:
+        """Messages that no store holds for this session."""
+
     def arrived(self, delivery: Delivery) -> None:
         """A message that the store holds for this session."""
+
+    def arrived_run(self, run: Run, qos: int, sequence: int, count: int, identifiers: tuple[int, ...]) -> None:
+        """The first `count` messages of a run, which the store holds for this session from `sequence` on."""
 
 
 class Subscriber:
     """A session as the tree knows it, connected or not.
 
     `generation` tells two sessions of one client id apart. `outlet` is None while the client is
-    not connected to this node.
+    not connected to this node. `node` is another node where it is connected, as far as that is known: of sessions with
+    shared subscriptions; '' for none.
     """
 
-    __slots__ = ("client_id", "durable", "epoch", "generation", "levels", "outlet", "subscriptions")
+    __slots__ = ("client_id", "durable", "epoch", "generation", "levels", "node", "outlet", "shares", "subscriptions")
 
     def __init__(self, client_id: str, generation: int, durable: bool) -> None:
         self.client_id = client_id
@@ -49,7 +62,10 @@ class Subscriber:
         #: The latest owner whose word on the subscriptions is known.
         self.epoch = 0
         self.outlet: Outlet | None = None
+        self.node = ""
         self.subscriptions: dict[str, Subscription] = {}
+        #: Those of them that are shared, by their whole filter.
+        self.shares: set[str] = set()
         #: Topic levels of all of them: what they cost the tree.
         self.levels = 0
 
@@ -84,12 +100,14 @@ def combine(subscriber: Subscriber, subscriptions: Sequence[Subscription]) -> Re
 
 
 class Matched:
-    """The answer for one topic. `receivers` is for everybody who has no no-local subscription to it."""
+    """The answer for one topic. `receivers` is for everybody who has no no-local subscription to it; of each of the
+    `groups` one member gets the message, too."""
 
-    __slots__ = ("_no_local", "receivers")
+    __slots__ = ("_no_local", "groups", "receivers")
 
-    def __init__(self, receivers: tuple[Receiver, ...]) -> None:
+    def __init__(self, receivers: tuple[Receiver, ...], groups: tuple[Group, ...] = ()) -> None:
         self.receivers = receivers
+        self.groups = groups
         self._no_local = {receiver.subscriber.client_id for receiver in receivers if receiver.no_local}
 
     def receivers_of(self, publisher: str) -> tuple[Receiver, ...]:
@@ -112,6 +130,8 @@ class Routing:
 
     def __init__(self) -> None:
         self._tree: TopicTree[Subscriber, Subscription] = TopicTree()
+        self._shared: TopicTree[Group, None] = TopicTree()
+        self._groups: dict[str, Group] = {}
         self._cache: dict[str, Matched] = {}
         self._nodes: TopicTree[str, int] = TopicTree()
         self._nodes_cache: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -120,12 +140,22 @@ class Routing:
 
     def __len__(self) -> int:
         """How many subscriptions there are."""
-        return len(self._tree)
+        return len(self._tree) + sum(map(len, self._groups.values()))
 
     def subscribe(self, subscriber: Subscriber, topic_filter: str, subscription: Subscription) -> None:
         """Add a subscription, or replace the one with the same filter [MQTT-3.8.4-3]."""
-        if self._tree.add(topic_filter, subscriber, subscription):
+        share, inner = split_share(topic_filter)
+        if topic_filter not in subscriber.subscriptions:
             subscriber.levels += levels(topic_filter)
+        if share:
+            group = self._groups.get(topic_filter)
+            if group is None:
+                group = self._groups[topic_filter] = Group(topic_filter)
+                self._shared.add(inner, group, None)
+            group.join(subscriber, subscription)
+            subscriber.shares.add(topic_filter)
+        else:
+            self._tree.add(topic_filter, subscriber, subscription)
         subscriber.subscriptions[topic_filter] = subscription
         self._changed()
 
@@ -133,7 +163,15 @@ class Routing:
         """Remove a subscription. False: there was none with these very characters [MQTT-3.10.4-1]."""
         if subscriber.subscriptions.pop(topic_filter, None) is None:
             return False
-        self._tree.remove(topic_filter, subscriber)
+        if topic_filter in subscriber.shares:
+            subscriber.shares.discard(topic_filter)
+            group = self._groups[topic_filter]
+            group.leave(subscriber)
+            if not len(group):
+                del self._groups[topic_filter]
+                self._shared.remove(split_share(topic_filter)[1], group)
+        else:
+            self._tree.remove(topic_filter, subscriber)
         subscriber.levels -= levels(topic_filter)
         self._changed()
         return True
@@ -159,12 +197,17 @@ class Routing:
             found: dict[Subscriber, list[Subscription]] = {}
             for subscriber, subscription in self._tree.match(topic):
                 found.setdefault(subscriber, []).append(subscription)
-            matched = Matched(tuple(combine(*item) for item in found.items()))
+            groups = tuple(group for group, _ in self._shared.match(topic)) if self._groups else ()
+            matched = Matched(tuple(combine(*item) for item in found.items()), groups)
             if len(topic) <= LONGEST_CACHED:
                 if len(self._cache) >= CACHED_TOPICS:
                     self._cache.clear()
                 self._cache[topic] = matched
         return matched
+
+    def group(self, share: str) -> Group | None:
+        """The members of one shared subscription, None if there are none."""
+        return self._groups.get(share)
 
     def set_interest(self, node: str, topic_filter: str, bits: int) -> None:
         """What another node wants of one filter, 0 for nothing any more."""
@@ -211,6 +254,8 @@ class Routing:
     def clear(self) -> None:
         """Forget everything."""
         self._tree = TopicTree()
+        self._shared = TopicTree()
+        self._groups = {}
         self._nodes = TopicTree()
         self._interest.clear()
         self._nodes_cache.clear()

@@ -6,7 +6,9 @@ A *durable* session outlives its connection. Its queue is in the store; here is 
 the deliveries, `cursor` is the highest number taken into memory and `tail` the highest one known to exist. A delivery
 that arrives with the next number while there is room is taken at once, anything else is read from the store later.
 
-A *clean* session is all here, numbers included; past `max_queued` the newest message is dropped.
+A *clean* session is all here, numbers included; past `max_queued` the newest message is dropped. Only what comes
+through its shared subscriptions is in the store, too, so that somebody else can have it: then the session is *sharing*,
+and such deliveries are numbered by the store, above `FIRST_SHARED`.
 
 Retained messages that a subscription asked for wait in `feed` by topic and are looked up when there is room, so a
 subscription that matches a million of them costs no queue.
@@ -16,9 +18,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from mqttcluster.core.inflight import Inflight
-from mqttcluster.core.message import Delivery, Message, packet_id
+from mqttcluster.core.message import FIRST_SHARED, Delivery, Message, packet_id
+from mqttcluster.core.run import Run
+from mqttcluster.mqtt.packets import Subscription
+
+LAST_IDENTIFIER = 65535
+
+
+class Part:
+    """What still waits of a run: its frames `start` to `end`, whose first has `sequence`."""
+
+    __slots__ = ("end", "qos", "run", "sequence", "start")
+
+    def __init__(self, run: Run, qos: int, end: int, sequence: int) -> None:
+        self.run = run
+        self.qos = qos
+        self.start = 0
+        self.end = end
+        self.sequence = sequence
+
+
+class Following(NamedTuple):
+    """`number` frames of a run, from frame `start` on, as deliveries from `sequence` on."""
+
+    run: Run
+    qos: int
+    start: int
+    number: int
+    sequence: int
 
 
 class Session:
@@ -29,6 +59,8 @@ class Session:
     """
 
     __slots__ = (
+        "_numbered",
+        "_more",
         "_sent_before",
         "client_id",
         "cursor",
@@ -41,8 +73,10 @@ class Session:
         "queue",
         "reading",
         "sent",
+        "sharing",
         "suspicious",
         "tail",
+        "unreleased",
         "window",
     )
 
@@ -52,12 +86,16 @@ class Session:
         self.durable = durable
         self.window = window
         self.max_queued = max_queued
-        self.queue: deque[Delivery] = deque()
+        self.queue: deque[Delivery | Part] = deque()
+        #: Messages in `queue` beyond one for each of its entries.
+        self._more = 0
         self.inflight = Inflight()
         #: Packet ids of QoS 2 messages from the client that wait for PUBREL.
         self.inbound: set[int] = set()
-        #: Topic -> granted QoS, once per subscription that asked, of retained messages still to be sent.
-        self.feed: dict[str, tuple[int, ...]] = {}
+        #: Those of them that an earlier connection has left, whether or not they are dealt with here.
+        self.unreleased: set[int] = set()
+        #: Topic -> the subscriptions that asked, of retained messages still to be sent.
+        self.feed: dict[str, tuple[Subscription, ...]] = {}
         self.cursor = 0
         self.tail = 0
         self.sent = 0
@@ -65,6 +103,25 @@ class Session:
         #: The store may hold more than `tail` says.
         self.suspicious = False
         self._sent_before = 0
+        #: The store has a queue for this clean session.
+        self.sharing = False
+        #: How many deliveries of a clean session were numbered here.
+        self._numbered = 0
+
+    @property
+    def stored(self) -> bool:
+        """Whether the store has a queue for this session."""
+        return self.durable or self.sharing
+
+    def keeps(self, sequence: int) -> bool:
+        """Whether the store knows this delivery, and is to be told of its acknowledgement."""
+        return self.durable or sequence > FIRST_SHARED
+
+    def share(self) -> None:
+        """From now on the store has a queue for this session, if it had none."""
+        if not self.stored:
+            self.sharing = True
+            self.cursor = self.tail = FIRST_SHARED
 
     def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Iterable[int]) -> None:
         """Go on from what the store knows. `queue` was read with `limit`; up to `sent` goes out with DUP."""
@@ -76,26 +133,85 @@ class Session:
 
     def offer(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...] = ()) -> bool:
         """Queue a message for a clean session. False: the queue is full and the message is dropped."""
-        if len(self.queue) >= self.max_queued:
+        if self.queued >= self.max_queued:
             return False
-        self.cursor += 1
-        self.queue.append(Delivery(self.cursor, message, qos, retain, identifiers))
+        self._numbered += 1
+        self.queue.append(Delivery(self._numbered, message, qos, retain, identifiers))
         return True
 
+    @property
+    def queued(self) -> int:
+        """How many messages are in `queue`."""
+        return len(self.queue) + self._more
+
+    def offer_run(self, run: Run, qos: int) -> int:
+        """Queue a run for a clean session. Returns how many of its messages found room; the others, at its end, are
+        dropped."""
+        count = min(run.count, self.max_queued - self.queued)
+        if count > 0:
+            self.queue.append(Part(run, qos, count, self._numbered + 1))
+            self._numbered += count
+            self._more += count - 1
+        return max(count, 0)
+
+    def unfold_runs(self) -> None:
+        """Make single deliveries of what is queued as runs."""
+        queue: deque[Delivery | Part] = deque()
+        for entry in self.queue:
+            if isinstance(entry, Part):
+                messages = entry.run.messages()[entry.start : entry.end]
+                queue.extend(Delivery(n, message, entry.qos) for n, message in enumerate(messages, entry.sequence))
+            else:
+                queue.append(entry)
+        self.queue, self._more = queue, 0
+
+    def next_of_runs(self) -> Following | None:
+        """What may be sent now of the run that is next; it counts as sent. None for nothing."""
+        room = self.window - len(self.inflight)
+        part = self.queue[0] if self.queue else None
+        if not isinstance(part, Part) or room <= 0:
+            return None
+        first = packet_id(part.sequence)
+        count = min(part.end - part.start, room, LAST_IDENTIFIER + 1 - first)
+        identifiers = range(first, first + count)
+        if part.sequence > LAST_IDENTIFIER and not self.inflight.isdisjoint(identifiers):
+            return None
+        self.inflight.sent_run(identifiers, part.qos, part.sequence if self.keeps(part.sequence) else 0)
+        following = Following(part.run, part.qos, part.start, count, part.sequence)
+        self.sent = part.sequence + count - 1
+        part.start += count
+        part.sequence += count
+        if part.start == part.end:
+            self.queue.popleft()
+            self._more -= count - 1
+        else:
+            self._more -= count
+        return following
+
     def arrived(self, delivery: Delivery) -> None:
-        """The store has queued a delivery for this durable session."""
+        """The store has queued a delivery for this session."""
         sequence = delivery.sequence
         if sequence <= self.cursor:
             return
-        if sequence == self.cursor + 1 and not self.reading and len(self.queue) < self.max_queued:
+        if sequence == self.cursor + 1 and not self.reading and self.queued < self.max_queued:
             self.cursor = sequence
             self.queue.append(delivery)
         self.tail = max(self.tail, sequence)
 
+    def arrived_run(self, run: Run, qos: int, sequence: int, count: int) -> None:
+        """The store has queued the first `count` messages of a run, from `sequence` on. What is not taken now is read
+        later."""
+        if sequence == self.cursor + 1 and not self.reading and self.queued < self.max_queued:
+            taken = min(count, self.max_queued - self.queued)
+            self.queue.append(Part(run, qos, taken, sequence))
+            self._more += taken - 1
+            self.cursor += taken
+        self.tail = max(self.tail, sequence + count - 1)
+
     def wants_read(self) -> bool:
         """Whether the store holds deliveries that now have room here."""
         more = self.tail > self.cursor or self.suspicious
-        return more and not self.reading and len(self.queue) * 2 <= self.max_queued
+        return more and not self.reading and self.queued * 2 <= self.max_queued
 
     def was_read(self, deliveries: Sequence[Delivery], limit: int, tail: int) -> None:
         """What the store answered to a read past `cursor` that was asked for when `tail` was the highest known."""
@@ -107,13 +223,16 @@ class Session:
             self.cursor = max(self.cursor, deliveries[-1].sequence)
 
     def next_delivery(self) -> tuple[Delivery, bool] | None:
-        """The next delivery to send and whether it is a resend; None while the window is full or nothing waits.
+        """The next delivery to send and whether it is a resend; None while the window is full, nothing waits, or a run
+        is next.
 
         An identifier that is still in flight after 65,535 messages is waited for [MQTT-2.3.1-4].
         """
         if not self.queue or len(self.inflight) >= self.window:
             return None
         delivery = self.queue[0]
+        if isinstance(delivery, Part):
+            return None
         if packet_id(delivery.sequence) in self.inflight:
             return None
         self.queue.popleft()

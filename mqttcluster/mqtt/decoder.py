@@ -23,8 +23,8 @@ class Decoder:
     """Cuts one connection's incoming bytes into packets.
 
     `max_packet_size` is in bytes and counts the fixed header. `version` is the protocol level packets are read by; it
-    is 0 until a CONNECT sets it, and other packets are read as MQTT 3.1.1 meanwhile. Which packets may come when is for
-    the caller to judge.
+    is 0 until a CONNECT sets it, and other packets are read as MQTT 3.1.1 meanwhile. An illegal CONNECT sets it, too,
+    if it is one of MQTT 5.0: the answer is worded by it. Which packets may come when is for the caller to judge.
     """
 
     __slots__ = ("_at", "_chunk", "_error", "_need", "_tail", "max_packet_size", "version")
@@ -62,6 +62,20 @@ class Decoder:
         self._chunk = b""
         self._at = 0
 
+    def window(self) -> tuple[bytes, int]:
+        """The bytes at hand and the offset of the next packet in them, for a caller that reads frames by itself and
+        then says how far it came (`skip`); empty while no packet can be complete."""
+        if self._tail:
+            if len(self._tail) < self._need:
+                return b"", 0
+            self._chunk = bytes(self._tail)
+            self._tail.clear()
+        return self._chunk, self._at
+
+    def skip(self, at: int) -> None:
+        """The caller of `window` has dealt with all packets before the offset `at`."""
+        self._at = at
+
     def next_packet(self) -> Packet | None:
         """The next packet, or None if more bytes are needed.
 
@@ -77,6 +91,8 @@ class Decoder:
         try:
             packet = self._cut()
         except MQTTError as error:
+            if not self.version and readers.is_connect_5(self._chunk, self._at):
+                self.version = V5
             self._error = error
             self._chunk = b""
             self._at = 0

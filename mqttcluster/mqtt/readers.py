@@ -105,6 +105,13 @@ def refusal(first: int) -> MQTTError:
     return MalformedPacket(f"{PacketType(packet_type).name} with flags {first & 0x0F:04b}")  # [MQTT-2.2.2-2]
 
 
+def is_connect_5(data: bytes, at: int) -> bool:
+    """Whether the packet that begins at `data[at]` is a CONNECT of MQTT 5.0, legal or not, as far as it is there."""
+    length = data[at + 1 : at + 5]
+    start = at + 2 + next((number for number, group in enumerate(length) if group < 0x80), 4)
+    return data[at : at + 1] == b"\x10" and data[start : start + 7] == b"\0\4MQTT\5"
+
+
 def read(packet_type: int, flags: int, body: bytes | memoryview, version: int) -> Packet:
     """The packet whose fixed header says `packet_type` and `flags` and whose other bytes are `body`.
 

@@ -1,7 +1,7 @@
 """Topic names and topic filters: what is valid, what matches what, and two indexes that answer it for many at once.
 
 ``check_name``, ``check_filter``    raise ProtocolViolation; ``valid_name``, ``valid_filter`` say it as a bool
-``split_share``                     a shared subscription's filter taken apart (MQTT 5.0)
+``split_share``, ``is_shared``      a shared subscription's filter taken apart (MQTT 5.0)
 ``matches``                         one filter against one name, the rule in its plainest form
 ``TopicTree``                       filters stored, asked with a name: who gets this message?
 ``NameTree``                        names stored, asked with a filter: which retained messages are there?
@@ -92,6 +92,11 @@ def split_share(filter: str) -> tuple[str, str]:
         if share and inner:
             return share, inner
     return "", filter
+
+
+def is_shared(filter: str) -> bool:
+    """Whether a filter of MQTT 5.0 is that of a shared subscription."""
+    return bool(split_share(filter)[0])
 
 
 def has_wildcard(filter: str) -> bool:

@@ -2,13 +2,13 @@
 
 ``Frames``   one connection's two directions. `receive` takes a chunk as it came from the network and tells what was in
              it: payload bytes, pings, and whether the stream has ended and why. Messages are never put together: the
-             payload of an unfinished frame is given out as far as it is there, so that a frame or message of any
-             length costs no more memory than the chunk.
+             payload of a large frame is given out as far as it is there, so that a frame or message of any length costs
+             no more memory than the chunk.
 ``Deflate``  permessage-deflate (RFC 7692) with a bound. Reading is done here, because wsproto 1.3 inflates without a
              limit, loses the "compressed" mark of a fragmented message when a ping comes between its frames, and keeps
              for ever what follows a final deflate block. Negotiation and writing are wsproto's.
 
-Memory per connection: less than one frame header and one control frame; with deflate up to 32 KiB of window to read
+Memory per connection: less than `PATIENCE` and a header; with deflate up to 32 KiB of window to read
 and about 256 KiB to write, and while a step of `STEP` compressed bytes is inflated at most 1032 times that, 4 MiB.
 """
 
@@ -22,6 +22,12 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 #: Compressed bytes to inflate in one go. Deflate makes at most 1032 bytes of one.
 STEP = 4096
+
+#: A binary frame with more bytes of payload than this is handed on in pieces, and not kept until it is complete.
+PATIENCE = 16 * 1024
+
+#: The first byte of a binary message in one frame.
+_BINARY = 0x82
 
 #: What a sender takes off the end of each compressed message (RFC 7692, 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
@@ -97,46 +103,135 @@ class Deflate(PerMessageDeflate):
 class Frames:
     """The frames of one connection, on the server's side, after the handshake.
 
-    `step` is how many bytes at a time to give to `receive`; None means a chunk as it is.
+    Whole binary frames are read here: nearly all are, and wsproto takes ten times as long. Everything else is given to
+    wsproto, frame by frame. `step` is how many bytes at a time to give to `receive`; None means a chunk as it is.
     """
 
+    __slots__ = ("_deflate", "_fragmented", "_owed", "_reader", "_tail", "step")
+
     def __init__(self, deflate: Extension | None = None) -> None:
-        self._protocol = FrameProtocol(client=False, extensions=[deflate] if deflate is not None else [])
+        self._deflate = deflate
+        self._reader: FrameProtocol | None = None
         self.step = STEP if deflate is not None else None
+        #: What wsproto is still to get of the frame that it has begun.
+        self._owed = 0
+        #: Inside of a message in several frames.
+        self._fragmented = False
+        #: The beginning of a frame that is not complete.
+        self._tail = b""
+
+    @property
+    def _protocol(self) -> FrameProtocol:
+        if self._reader is None:
+            self._reader = FrameProtocol(client=False, extensions=[self._deflate] if self._deflate is not None else [])
+        return self._reader
 
     def receive(self, chunk: bytes) -> Received:
         """Read a chunk. After a result with `ended` there is nothing more to read."""
         payload: list[bytes] = []
         pings: list[bytes] = []
-        ended: Ended | None = None
-        self._protocol.receive_bytes(chunk)
+        if self._deflate is not None:
+            ended = self._read(chunk, payload, pings)
+            return Received(b"".join(payload), pings, ended)
+        data = self._tail + chunk if self._tail else chunk
+        at, size, ended = 0, len(data), None
+        while at < size and ended is None:
+            if not self._owed:
+                following = self._read_plain(data, at, size, payload)
+                if following > at:
+                    at = following
+                    continue
+                if not self._owed:
+                    break
+            part = data[at : at + self._owed]
+            self._owed -= len(part)
+            at += len(part)
+            ended = self._read(part, payload, pings)
+        self._tail = data[at:]
+        return Received(payload[0] if len(payload) == 1 else b"".join(payload), pings, ended)
+
+    def _read_plain(self, data: bytes, at: int, size: int, payload: list[bytes]) -> int:
+        """Read whole binary frames from `at` on. Returns where the first other one begins; if the header of that is
+        there and it is not worth waiting for, wsproto is owed it."""
+        while at + 2 <= size:
+            first, second = data[at], data[at + 1]
+            length = second & 0x7F
+            body = at + 2
+            least = 0
+            if length >= 126:
+                body += 2 if length == 126 else 8
+                if body > size:
+                    break
+                least = 126 if length == 126 else 1 << 16
+                length = int.from_bytes(data[at + 2 : body], "big")
+            if second & 0x80:
+                body += 4
+            if body > size:
+                break
+            end = body + length
+            if first != _BINARY or second < 0x80 or length < least or self._fragmented:
+                self._owe(first, end - at)
+                break
+            if end > size:
+                if length > PATIENCE:
+                    self._owe(first, end - at)
+                break
+            payload.append(_unmask(data[body:end], data[body - 4 : body]))
+            at = end
+        return at
+
+    def _owe(self, first: int, size: int) -> None:
+        self._owed = size
+        if not first & 0x08:
+            self._fragmented = not first & 0x80
+
+    def _read(self, data: bytes, payload: list[bytes], pings: list[bytes]) -> Ended | None:
+        protocol = self._protocol
+        protocol.receive_bytes(data)
         try:
-            for frame in self._protocol.received_frames():
+            for frame in protocol.received_frames():
                 opcode = frame.opcode
                 if opcode is Opcode.BINARY:
                     payload.append(cast(bytes, frame.payload))
                 elif opcode is Opcode.PING:
                     pings.append(cast(bytes, frame.payload))
                 elif opcode is Opcode.CLOSE:
-                    ended = Ended(int(cast(tuple[int, str], frame.payload)[0]), clean=True)
-                    break
+                    return Ended(int(cast(tuple[int, str], frame.payload)[0]), clean=True)
                 elif opcode is not Opcode.PONG:
                     # MQTT travels in binary frames only [MQTT-6.0.0-1].
-                    ended = Ended(int(CloseReason.UNSUPPORTED_DATA), clean=False)
-                    break
+                    return Ended(int(CloseReason.UNSUPPORTED_DATA), clean=False)
         except ParseFailed as error:
-            ended = Ended(int(error.code), clean=False)
-        return Received(b"".join(payload), pings, ended)
+            return Ended(int(error.code), clean=False)
+        return None
 
     def binary(self, data: bytes) -> bytes:
         """`data` as one binary frame."""
-        return bytes(self._protocol.send_data(data))
+        if self._deflate is not None:
+            return bytes(self._protocol.send_data(data))
+        size = len(data)
+        if size < 126:
+            return b"\x82%c%b" % (size, data)
+        if size < 1 << 16:
+            return b"\x82\x7e%b%b" % (size.to_bytes(2, "big"), data)
+        return b"\x82\x7f%b%b" % (size.to_bytes(8, "big"), data)
+
+    def ping(self) -> bytes:
+        """A question whether the client is there."""
+        return b"\x89\x00"
 
     def pong(self, payload: bytes) -> bytes:
         """The answer to a ping."""
-        return bytes(self._protocol.pong(payload))
+        return b"\x8a%c%b" % (len(payload), payload)
 
     def close(self, code: int) -> bytes:
         """A Close frame. 1005 makes one without a code, the answer to a client's Close that had none."""
         no_code = CloseReason.NO_STATUS_RCVD
         return bytes(self._protocol.close(no_code if code == no_code else code))
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    if not size or mask == b"\0\0\0\0":
+        return payload
+    masks = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(masks, "little")).to_bytes(size, "little")

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from mqttcluster.broker.broker import Broker
 from mqttcluster.broker.client import Client
+from mqttcluster.net.certificates import client_name
 
 
 def describe(address: IAddress) -> str:
@@ -31,9 +32,10 @@ class MQTTProtocol(Protocol):
 
     client: Client | None = None
 
-    def __init__(self, broker: Broker, anonymous_allowed: bool) -> None:
+    def __init__(self, broker: Broker, anonymous_allowed: bool, identity: str) -> None:
         self._broker = broker
         self._anonymous_allowed = anonymous_allowed
+        self._identity = identity
 
     def connectionMade(self) -> None:
         transport = cast(ITCPTransport, self.transport)
@@ -44,6 +46,8 @@ class MQTTProtocol(Protocol):
         if self.client is None:
             transport.abortConnection()
         else:
+            if self._identity != "none":
+                self.client.certificate_name = lambda: client_name(self.transport, self._identity)
             cast(IConsumer, self.transport).registerProducer(self, True)
             self.dataReceived = self.client.data_received  # type: ignore[method-assign]
 
@@ -97,13 +101,15 @@ class MQTTProtocol(Protocol):
 
 
 class MQTTFactory(Factory):
-    """Makes a protocol for each connection of a listener; `anonymous_allowed`: clients need no user name."""
+    """Makes a protocol for each connection of a listener; `anonymous_allowed`: clients need no user name. `identity` is
+    the name in a client's certificate that is its user name: ``cn``, ``san`` or ``none``."""
 
     noisy = False
 
-    def __init__(self, broker: Broker, anonymous_allowed: bool) -> None:
+    def __init__(self, broker: Broker, anonymous_allowed: bool, identity: str = "none") -> None:
         self._broker = broker
         self._anonymous_allowed = anonymous_allowed
+        self._identity = identity
 
     def buildProtocol(self, addr: IAddress | None) -> MQTTProtocol:
-        return MQTTProtocol(self._broker, self._anonymous_allowed)
+        return MQTTProtocol(self._broker, self._anonymous_allowed, self._identity)

@@ -7,10 +7,14 @@ parcel of a newer version is refused as a whole. Numbers are big-endian; a text 
 =================  =====================================================================================
 parcel             version · sender · each: length (4), item
 forward (1)        match · count (4) · doorbells · exchange there (1) · [publisher · number · low] · message to the end
+each doorbell      epoch (8) · sequence (8) · flags (1) · client id · [count (4) · subscription identifiers (4 each)]
 take (2)           epoch (8) · client id
 given (3)          epoch (8) · client id
 retained hint (4)  partition (2) · version (8) · there (1) · topic · [message to the end]
 applied (5)        number (8)
+run (6)            flags (1) · bytes in a frame (4) · offset of the packet id (2) · count (4) · doorbells, with the number
+                   of messages (4) behind each · publisher · frames to the end
+shared (7)         share · client id · message to the end
 interest (16)      bits (1) · filter
 session (17)       flags (1) · generation (8) · client id · count (4) · each added: filter, record with its length ·
                    count (4) · removed filters
@@ -23,8 +27,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import Struct, error
 
+from mqttcluster.core.run import Run
 from mqttcluster.storage.interfaces import StoreError
-from mqttcluster.storage.records import decode_message, decode_subscription, encode_message, encode_subscription
+from mqttcluster.storage.records import (
+    decode_identifiers,
+    decode_message,
+    decode_subscription,
+    encode_identifiers,
+    encode_message,
+    encode_subscription,
+)
 from mqttcluster.storage.shared import (
     Doorbell,
     Envelope,
@@ -34,7 +46,9 @@ from mqttcluster.storage.shared import (
     RetainedChange,
     RetainedHint,
     RouteChange,
+    RunForward,
     SessionChange,
+    Shared,
     Take,
 )
 
@@ -50,7 +64,7 @@ class Applied:
 
 Item = Envelope | Applied | RouteChange
 
-_FORWARD, _TAKE, _GIVEN, _HINT, _APPLIED, _INTEREST, _SESSION = 1, 2, 3, 4, 5, 16, 17
+_FORWARD, _TAKE, _GIVEN, _HINT, _APPLIED, _RUN, _SHARED, _INTEREST, _SESSION = 1, 2, 3, 4, 5, 6, 7, 16, 17
 
 _BYTE = Struct(">B")
 _SHORT = Struct(">H")
@@ -58,11 +72,16 @@ _LENGTH = Struct(">I")
 _NUMBER = Struct(">Q")
 _BELL = Struct(">QQB")
 _EXCHANGE = Struct(">QQ")
+_RUN_HEAD = Struct(">BIHI")
+# Flags of a run; 0x03 is its QoS.
+_V5, _MATCH = 0x04, 0x08
 _HINT_HEAD = Struct(">HQB")
 _SESSION_HEAD = Struct(">BQQ")
 
+# Flags of a doorbell; 0x03 is its QoS.
+_RETAIN, _IDENTIFIERS = 0x04, 0x08
 # Flags of a session's change.
-_WHOLE, _GONE = 0x01, 0x02
+_WHOLE, _GONE, _ONLINE, _CLEAN = 0x01, 0x02, 0x04, 0x08
 
 
 def pack(sender: str, items: Iterable[bytes]) -> bytes:
@@ -99,8 +118,13 @@ def unpack(parcel: bytes) -> tuple[str, list[Item], int]:
 def encode(item: Item) -> bytes:
     """Raises `ValueError` for what MQTT could not carry."""
     try:
+        if isinstance(item, RunForward):
+            return _encode_run(item)
         if isinstance(item, Forward):
             return _encode_forward(item)
+        if isinstance(item, Shared):
+            names = _text(item.share), _text(item.client_id)
+            return b"".join((_BYTE.pack(_SHARED), *names, encode_message(item.message)))
         if isinstance(item, Applied):
             return _BYTE.pack(_APPLIED) + _NUMBER.pack(item.number)
         if isinstance(item, NodeInterest):
@@ -120,8 +144,13 @@ def _decode(item: bytes) -> Item | None:
     try:
         reader = _Reader(item)
         kind = reader.one(_BYTE)
+        if kind == _RUN:
+            return _decode_run(reader)
         if kind == _FORWARD:
             return _decode_forward(reader)
+        if kind == _SHARED:
+            share, client_id = reader.text(), reader.text()
+            return Shared(decode_message(reader.rest()), share, client_id)
         if kind in (_TAKE, _GIVEN):
             epoch, client_id = reader.one(_NUMBER), reader.text()
             return Take(client_id, epoch) if kind == _TAKE else Given(client_id, epoch)
@@ -140,8 +169,7 @@ def _decode(item: bytes) -> Item | None:
 def _encode_forward(forward: Forward) -> bytes:
     parts = [_BYTE.pack(_FORWARD), _BYTE.pack(forward.match), _LENGTH.pack(len(forward.doorbells))]
     for bell in forward.doorbells:
-        parts.append(_BELL.pack(bell.epoch, bell.sequence, bell.qos))
-        parts.append(_text(bell.client_id))
+        parts += _encode_bell(bell)
     parts.append(_BYTE.pack(forward.exchange is not None))
     if forward.exchange is not None:
         publisher, number, low = forward.exchange
@@ -151,17 +179,54 @@ def _encode_forward(forward: Forward) -> bytes:
     return b"".join(parts)
 
 
+def _encode_bell(bell: Doorbell) -> list[bytes]:
+    flags = bell.qos | (_RETAIN if bell.retain else 0) | (_IDENTIFIERS if bell.identifiers else 0)
+    parts = [_BELL.pack(bell.epoch, bell.sequence, flags), _text(bell.client_id)]
+    identifiers = encode_identifiers(bell.identifiers)
+    if identifiers:
+        parts += (_LENGTH.pack(len(bell.identifiers)), identifiers)
+    return parts
+
+
+def _decode_bell(reader: _Reader) -> Doorbell:
+    epoch, sequence, flags = reader.several(_BELL)
+    client_id = reader.text()
+    identifiers = decode_identifiers(reader.take(4 * reader.one(_LENGTH))) if flags & _IDENTIFIERS else ()
+    return Doorbell(client_id, epoch, sequence, flags & 0x03, bool(flags & _RETAIN), identifiers)
+
+
 def _decode_forward(reader: _Reader) -> Forward:
     match = bool(reader.one(_BYTE))
     bells = []
     for _ in range(reader.one(_LENGTH)):
-        epoch, sequence, qos = reader.several(_BELL)
-        bells.append(Doorbell(reader.text(), epoch, sequence, qos))
+        bells.append(_decode_bell(reader))
     exchange = None
     if reader.one(_BYTE):
         number, low = reader.several(_EXCHANGE)
         exchange = (reader.text(), number, low)
     return Forward(decode_message(reader.rest()), match, bells, exchange)
+
+
+def _encode_run(forward: RunForward) -> bytes:
+    run, bells = forward.run, forward.doorbells
+    flags = run.qos | (_V5 if run.v5 else 0) | (_MATCH if forward.match else 0)
+    parts = [_BYTE.pack(_RUN), _RUN_HEAD.pack(flags, run.stride, run.id_at, len(bells))]
+    for bell in bells:
+        parts += _encode_bell(bell)
+        parts.append(_LENGTH.pack(bell.count))
+    parts += (_text(run.publisher), run.data)
+    return b"".join(parts)
+
+
+def _decode_run(reader: _Reader) -> RunForward:
+    flags, stride, id_at, count = reader.several(_RUN_HEAD)
+    bells = []
+    for _ in range(count):
+        bell = _decode_bell(reader)
+        bell.count = reader.one(_LENGTH)
+        bells.append(bell)
+    run = Run.of_frames(reader.text(), flags & 0x03, bool(flags & _V5), reader.rest(), stride, id_at)
+    return RunForward(run, bool(flags & _MATCH), bells)
 
 
 def _encode_hint(hint: RetainedHint) -> bytes:
@@ -179,6 +244,7 @@ def _decode_hint(reader: _Reader) -> RetainedHint:
 
 def _encode_session(change: SessionChange) -> bytes:
     flags = (_WHOLE if change.whole else 0) | (_GONE if change.gone else 0)
+    flags |= (_ONLINE if change.online else 0) | (0 if change.durable else _CLEAN)
     parts = [_BYTE.pack(_SESSION), _SESSION_HEAD.pack(flags, change.generation, change.epoch), _text(change.client_id)]
     parts.append(_LENGTH.pack(len(change.add)))
     for topic_filter, subscription in change.add.items():
@@ -197,7 +263,8 @@ def _decode_session(reader: _Reader) -> SessionChange:
         topic_filter = reader.text()
         add[topic_filter] = decode_subscription(reader.take(reader.one(_SHORT)))
     remove: Sequence[str] = [reader.text() for _ in range(reader.one(_LENGTH))]
-    return SessionChange(client_id, generation, add, remove, bool(flags & _WHOLE), bool(flags & _GONE), epoch)
+    whole, gone, online, clean = (bool(flags & flag) for flag in (_WHOLE, _GONE, _ONLINE, _CLEAN))
+    return SessionChange(client_id, generation, add, remove, whole, gone, epoch, online, not clean)
 
 
 def _text(text: str) -> bytes:

@@ -8,7 +8,11 @@ Epochs. Whoever opens a session gets an epoch, larger than all before it. Calls 
 and answer `stale`, however late they arrive [G3]. An epoch is over when its connection was closed or taken over.
 Sessions without expiry. One that was opened anew with expiry 0 has an epoch and perhaps a will, nothing else: targets
 that name it are GONE, and calls in its name check the epoch and keep nothing. One that was resumed with expiry 0 is
-a whole session until its connection ends.
+a whole session until its connection ends. So is, from then on, one that subscribes to a shared filter (`$share/…`); its
+sequences begin behind `FIRST_SHARED`.
+Shared subscriptions. What was queued for a session as a member of a group, and not acknowledged when the session ends,
+becomes an *orphan*, due until it is published for somebody else; but not what was or may have been sent at QoS 2, which
+nobody else may get [MQTT-4.8.2].
 Arguments belong to the store once they were handed in (collections are read at once, a `Publication` may be read
 later); answers belong to the caller.
 Time. `now` is seconds since 1970, handed in by the caller.
@@ -16,10 +20,10 @@ Time. `now` is seconds since 1970, handed in by the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
@@ -28,6 +32,10 @@ from mqttcluster.mqtt.packets import Subscription
 
 #: Session expiry: the session never ends by itself (MQTT 3.1.1 CleanSession=0).
 NEVER = 0xFFFFFFFF
+
+
+#: Is told of each batch of calls when it was answered: seconds, calls, and how many of them failed.
+BatchObserver = Callable[[float, int, int], None]
 
 
 class StoreError(Exception):
@@ -81,17 +89,42 @@ class Closed(Enum):
 
 @dataclass(slots=True)
 class Target:
-    """One session that a message is to be queued for. `generation` tells two sessions of one client id apart."""
+    """One session that a message is to be queued for. `generation` tells two sessions of one client id apart. `share` is
+    the shared subscription that it comes through, '' for none."""
 
     client_id: str
     generation: int
     qos: int
     retain: bool = False
     identifiers: tuple[int, ...] = ()
+    share: str = ""
 
 
 #: In `Published.sequences`: the session is not there any more, or its queue is full and the message was dropped.
 GONE, FULL = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A message that was queued for a member of the group `share`, whose session has ended. Named by the session and
+    the sequence in its queue; `low` is the lowest sequence that the session has left."""
+
+    client_id: str
+    generation: int
+    sequence: int
+    share: str
+    message: Message
+    low: int = 0
+
+
+@dataclass(slots=True)
+class Chosen:
+    """Who of a group has got the message: a sequence as in `Published.sequences`, GONE or FULL if it is nobody. `owner` is
+    as in `Published.owners`."""
+
+    target: Target
+    sequence: int
+    owner: tuple[str, int] = ("", 0)
 
 
 @dataclass(slots=True)
@@ -101,7 +134,15 @@ class Publication:
     `retain` set: the message becomes its topic's retained message; an empty payload removes what was there.
     `exchange` is (client id, epoch, packet id) of an inbound QoS 2 publish by a session that outlives its connection:
     while that id is not released, the same exchange changes nothing a second time.
-    `will` is (client id, epoch) of the due will that this message is; it is removed with the same stroke.
+    `will` is (client id, epoch) of the due will that this message is. It takes effect once, however often it is
+    published. In a store that nodes share it stays due until `IStore.will_published`, so that another node goes on with
+    it if this one dies; a store with one node may forget it with this stroke.
+    `shares` has for each group that is to get the message its members as targets, in the order in which they are to be
+    tried: the first that is there and has room gets it. An exchange, a will or an orphan that is published again goes to
+    the member that was chosen the first time, as long as its session is there, and not to another if that has got it.
+    `orphan` is what this message was up to now; it is removed with the same stroke.
+    `now` (seconds since 1970) is when this is: where the queue of an offline session is full, the first message in it that
+    has expired by then, and was not sent, makes room.
     """
 
     message: Message
@@ -109,19 +150,36 @@ class Publication:
     retain: bool = False
     exchange: tuple[str, int, int] | None = None
     will: tuple[str, int] | None = None
+    shares: Sequence[Iterable[Target]] = ()
+    orphan: Orphan | None = None
+    now: float = 0.0
+
+
+@dataclass(slots=True)
+class PublishedRun:
+    """The answer to `IStore.publish_run`: per target the sequence of the first message, and for how many from the first
+    on there was room (their sequences follow each other); (GONE, 0), or (FULL, 0) if there was none. `owners` as in
+    `Published`."""
+
+    queued: Sequence[tuple[int, int]] = ()
+    owners: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(slots=True)
 class Published:
     """The answer to a `Publication`: one number per target (a sequence, GONE or FULL).
 
-    `repeated`: the exchange was known, or the will was published before; nothing was changed.
+    `chosen` tells who got it of the groups; groups of which somebody had it already are left out.
+
+    `repeated`: the exchange was known, or the will or orphan was published before; nothing was changed.
     `stale`: the exchange named an old epoch; nothing was changed.
 
     In a store that nodes share: `owners` has (node, epoch) per target, ('', 0) for one that is offline. A known
-    exchange is not `repeated` but done again, and targets that have the message already answer GONE; `exchange` is then
-    (publisher, number, lowest number still open), by which receivers without a queue tell a repetition.
-    `version` is that of the retained message, 0 for none.
+    exchange, or a will that is still due, is not `repeated` but done again, and targets that have the message already
+    answer GONE; `exchange` is then (publisher, number, lowest number still open), by which receivers without a queue
+    tell a repetition.
+    `version` is that of the retained message, 0 for none. `again`: it was known, whoever of the groups was chosen
+    then.
     """
 
     sequences: Sequence[int] = ()
@@ -130,17 +188,23 @@ class Published:
     owners: Sequence[tuple[str, int]] = ()
     exchange: tuple[str, int, int] | None = None
     version: int = 0
+    chosen: Sequence[Chosen] = ()
+    again: bool = False
 
 
 @dataclass(slots=True)
 class KeptSession:
-    """A session that outlives its connection, as a starting node learns of it; `epoch` is that of its last owner, for a
-    store that nodes share."""
+    """A session that outlives its connection, as a starting node learns of it.
+
+    In a store that nodes share: `epoch` is that of its last owner, `node` that owner while it is connected, '' offline.
+    Not `durable`: it has shared subscriptions and ends with its connection."""
 
     client_id: str
     generation: int
     subscriptions: dict[str, Subscription]
     epoch: int = 0
+    node: str = ""
+    durable: bool = True
 
 
 @dataclass(slots=True)
@@ -153,11 +217,12 @@ class Recovered:
 
 @dataclass(slots=True)
 class Due:
-    """What housekeeping has to do now: wills to publish, as (client id, epoch, message), and sessions that have
-    expired."""
+    """What housekeeping has to do now: wills to publish, as (client id, epoch, message), sessions that have
+    expired, and orphans to be published for others of their groups."""
 
     wills: list[tuple[str, int, Message]] = field(default_factory=list)
     expired: list[tuple[str, int]] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -167,6 +232,18 @@ class QueueLimits:
 
     messages: int = 1000
     drop_oldest: bool = False
+
+
+@runtime_checkable
+class IObserved(Protocol):
+    """A store that works in batches, and lets them be counted."""
+
+    @property
+    def backlog(self) -> int:
+        """Calls that wait for their answer."""
+
+    def observe(self, observer: BatchObserver) -> None:
+        """Tell `observer` of each batch, in the reactor's thread."""
 
 
 class IStore(Protocol):
@@ -212,11 +289,19 @@ class IStore(Protocol):
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
     ) -> Deferred[bool]:
-        """Change the subscriptions of a session that outlives its connection; `remove` comes before `add`. False:
-        stale, nothing done."""
+        """Change the subscriptions of a session that outlives its connection, or the shared ones of any session; `remove`
+        comes before `add`. False: stale, nothing done."""
 
     def publish(self, publication: Publication) -> Deferred[Published]:
         """Queue, retain and record one message, at one stroke [G1]."""
+
+    def drop_retained(self, topics: Iterable[str], now: float) -> Deferred[dict[str, int]]:
+        """Remove what is retained for these topics, as far as it has expired. Answers the topics of which that was so; in
+        a store that nodes share with the version of the removal, else with 0."""
+
+    def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> Deferred[PublishedRun]:
+        """Queue messages of one publisher, in order, for the same targets, at one stroke [G1]. They are plain: not
+        retained, without expiry, no targets of groups."""
 
     def acknowledge(
         self,
@@ -236,6 +321,9 @@ class IStore(Protocol):
     def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Delivery]]:
         """Queue entries with a sequence larger than `after`, in order, at most `limit`. Stale: none."""
 
+    def will_published(self, client_id: str, epoch: int) -> Deferred[None]:
+        """Everybody has this will, or will get it whatever happens to this node: it is not due any more."""
+
     def due(self, now: float, limit: int) -> Deferred[Due]:
-        """Wills whose time has come (they stay due until published), and sessions whose expiry has passed: those are
-        ended by this call, and their waiting wills become due."""
+        """Wills whose time has come and orphans (they stay due until published), and sessions whose expiry has passed:
+        those are ended by this call, and their waiting wills become due. At most `limit` of each."""

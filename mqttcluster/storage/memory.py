@@ -3,39 +3,45 @@
 Every call runs to its end before it returns, so its Deferred has already fired. Read `open`, `_disconnect` and
 `publish`; the rest follows from them.
 
-A session is *lasting* if it may outlive a connection: it was opened with an expiry, or resumed. One that is not
-has an epoch and perhaps a will, and nothing is ever queued for it.
+A session is *lasting* if it has a queue: it was opened with an expiry, or resumed, or has subscribed to a shared filter.
+One that is not has an epoch and perhaps a will, and nothing is ever queued for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from itertools import islice
 from math import inf
+from operator import itemgetter
 from typing import Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from mqttcluster.core.message import Delivery, Message
+from mqttcluster.core.message import FIRST_SHARED, Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
     NEVER,
+    Chosen,
     Closed,
     Due,
     KeptSession,
     Opened,
+    Orphan,
     Publication,
     Published,
+    PublishedRun,
     QueueLimits,
     Recovered,
     StoredWill,
     StoreError,
     Target,
 )
+from mqttcluster.storage.sequences import in_a_row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +61,8 @@ class _Session:
     will: StoredWill | None = None
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     queue: dict[int, Delivery] = field(default_factory=dict)
+    #: Sequence -> shared subscription, of what is queued and came through one.
+    shares: dict[int, str] = field(default_factory=dict)
     last: int = 0
     sent: int = 0
     released: set[int] = field(default_factory=set)
@@ -97,6 +105,7 @@ class MemoryStore:
         #: Client id -> epoch of a connection that was ended with grace.
         self._graced: dict[str, int] = {}
         self._retained: dict[str, Message] = {}
+        self._orphans: dict[tuple[int, int], Orphan] = {}
 
     @property
     def backlog(self) -> int:
@@ -116,6 +125,7 @@ class MemoryStore:
         self._wills.clear()
         self._graced.clear()
         self._retained.clear()
+        self._orphans.clear()
         return succeed(None)
 
     @_fired
@@ -143,6 +153,7 @@ class MemoryStore:
                 session.sent = session.last  # the old connection may have sent anything
             elif not present:
                 wiped = session.generation if session.lasting else 0
+                self._orphan(session, session.last if session.online else session.sent)
         if session is None or not present:
             session = self._sessions[client_id] = _Session(client_id, generation=self._epoch, lasting=expiry > 0)
         session.epoch, session.online, session.expiry, session.will = self._epoch, True, expiry, will
@@ -204,10 +215,23 @@ class MemoryStore:
             self._wills[session.client_id, session.epoch] = _DueWill(at, session.will.message)
         session.online, session.will = False, None
         if session.expiry == 0:
-            del self._sessions[session.client_id]
+            self._end(session)
             return Closed.ENDED
         session.expires_at = inf if session.expiry == NEVER else now + session.expiry
         return Closed.KEPT
+
+    def _end(self, session: _Session) -> None:
+        self._orphan(session, session.sent)
+        del self._sessions[session.client_id]
+
+    def _orphan(self, session: _Session, sent: int) -> None:
+        """Keep for others of their groups what this session leaves behind. QoS 2 up to `sent` is nobody else's."""
+        for sequence, share in session.shares.items():
+            delivery = session.queue.get(sequence)
+            if delivery is not None and (delivery.qos == 1 or sequence > sent):
+                self._orphans[session.generation, sequence] = Orphan(
+                    session.client_id, session.generation, sequence, share, delivery.message
+                )
 
     def _owned(self, client_id: str, epoch: int) -> _Session | None:
         """The session if `epoch` is that of its present connection, None if the caller is stale."""
@@ -221,6 +245,8 @@ class MemoryStore:
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
     ) -> bool:
         session = self._owned(client_id, epoch)
+        if session is not None and not session.lasting and any(map(is_shared, add)):
+            session.lasting, session.last = True, FIRST_SHARED
         if session is not None and session.lasting:
             for topic_filter in remove:
                 session.subscriptions.pop(topic_filter, None)
@@ -237,11 +263,11 @@ class MemoryStore:
                 return Published(stale=True)
             if packet_id in publisher.inbound:
                 return Published(repeated=True)
-        if publication.will is not None:
-            if self._wills.pop(publication.will, None) is None:
-                return Published(repeated=True)
-            if self._graced.get(publication.will[0]) == publication.will[1]:
-                del self._graced[publication.will[0]]
+        if publication.will is not None and not self._forget_will(*publication.will):
+            return Published(repeated=True)
+        orphan = publication.orphan
+        if orphan is not None and self._orphans.pop((orphan.generation, orphan.sequence), None) is None:
+            return Published(repeated=True)
         # Nothing was changed so far, and nothing fails from here on.
         if publication.exchange is not None and publisher is not None and publisher.lasting:
             publisher.inbound.add(packet_id)
@@ -249,22 +275,56 @@ class MemoryStore:
             self._retained[message.topic] = message
         elif publication.retain:
             self._retained.pop(message.topic, None)
-        return Published([self._enqueue(message, target) for target in publication.targets])
+        now = publication.now
+        sequences = [self._enqueue(message, target, now) for target in publication.targets]
+        return Published(sequences, chosen=tuple(self._choose(message, group, now) for group in publication.shares))
 
-    def _enqueue(self, message: Message, target: Target) -> int:
+    @_fired
+    def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> PublishedRun:
+        return PublishedRun(
+            [in_a_row([self._enqueue(message, target, now) for message in messages]) for target in targets]
+        )
+
+    def _choose(self, message: Message, group: Iterable[Target], now: float) -> Chosen:
+        """Queue for the first member that takes it."""
+        nobody, target = GONE, Target("", 0, 0)
+        for target in group:
+            sequence = self._enqueue(message, target, now)
+            if sequence > 0:
+                return Chosen(target, sequence)
+            nobody = min(nobody, sequence)
+        return Chosen(target, nobody)
+
+    def _enqueue(self, message: Message, target: Target, now: float) -> int:
         session = self._sessions.get(target.client_id)
         if session is None or session.generation != target.generation or not session.lasting:
             return GONE
         if len(session.queue) >= self._limits.messages:
-            oldest = next((sequence for sequence in session.queue if sequence > session.sent), None)
-            if session.online or not self._limits.drop_oldest or oldest is None:
+            dropped = None if session.online else self._dispensable(session, now)
+            if dropped is None:
                 return FULL
-            del session.queue[oldest]
+            del session.queue[dropped]
+            session.shares.pop(dropped, None)
         session.last += 1
         session.queue[session.last] = Delivery(
             session.last, message, target.qos, target.retain, tuple(target.identifiers)
         )
+        if target.share:
+            session.shares[session.last] = target.share
         return session.last
+
+    def _dispensable(self, session: _Session, now: float) -> int | None:
+        """The sequence that makes room in a full queue."""
+        unsent = [entry for entry in session.queue.values() if entry.sequence > session.sent]
+        expired = next((entry.sequence for entry in unsent if entry.message.expired(now)), None)
+        return expired or (unsent[0].sequence if unsent and self._limits.drop_oldest else None)
+
+    @_fired
+    def drop_retained(self, topics: Iterable[str], now: float) -> dict[str, int]:
+        expired = [topic for topic in topics if topic in self._retained and self._retained[topic].expired(now)]
+        for topic in expired:
+            del self._retained[topic]
+        return dict.fromkeys(expired, 0)
 
     @_fired
     def acknowledge(
@@ -280,7 +340,9 @@ class MemoryStore:
             return False
         for sequence in done:
             session.queue.pop(sequence, None)
+            session.shares.pop(sequence, None)
         for sequence in received:
+            session.shares.pop(sequence, None)
             if session.queue.pop(sequence, None) is not None:
                 session.released.add(sequence)
         session.released.difference_update(completed)
@@ -304,13 +366,24 @@ class MemoryStore:
     # Housekeeping
 
     @_fired
+    def will_published(self, client_id: str, epoch: int) -> None:
+        self._forget_will(client_id, epoch)
+
+    def _forget_will(self, client_id: str, epoch: int) -> bool:
+        """False: it is not there."""
+        if self._graced.get(client_id) == epoch:
+            del self._graced[client_id]
+        return self._wills.pop((client_id, epoch), None) is not None
+
+    @_fired
     def due(self, now: float, limit: int) -> Due:
         over = [session for session in self._sessions.values() if not session.online and session.over(now)]
         over = sorted(over, key=lambda session: (session.expires_at, session.client_id))[:limit]
         for session in over:  # its will is due: it never waits longer than the session lasts
-            del self._sessions[session.client_id]
+            self._end(session)
         wills = sorted((will.at, *key) for key, will in self._wills.items() if will.at <= now)[:limit]
         return Due(
             [(client_id, epoch, self._wills[client_id, epoch].message) for _, client_id, epoch in wills],
             [(session.client_id, session.generation) for session in over],
+            [orphan for _, orphan in sorted(self._orphans.items(), key=itemgetter(0))[:limit]],
         )

@@ -14,6 +14,7 @@ subscription          version · options · identifier (4)
 
 from __future__ import annotations
 
+from math import inf
 from struct import Struct, error, pack, unpack_from
 
 from mqttcluster.core.message import Message
@@ -80,6 +81,19 @@ def decode_message(record: bytes) -> Message:
     if at > len(record) or flags & 0x03 == 0x03:
         raise _damaged()
     return Message(topic, record[at:], flags & 0x03, bool(flags & _RETAIN), publisher, properties, expires_at)
+
+
+#: Where in a message record everything is that `expiry` looks at.
+EXPIRY_WITHIN = _MESSAGE.size + 2 * 0xFFFF + _FLOAT.size
+
+
+def expiry(record: bytes) -> float:
+    """When a message expires (`inf`: never), from the first bytes of its record. ``lua/record.lua`` does the same."""
+    _, flags, topic_length, publisher_length = _MESSAGE.unpack_from(record)
+    if not flags & _EXPIRES:
+        return inf
+    expires_at: float = _FLOAT.unpack_from(record, _MESSAGE.size + topic_length + publisher_length)[0]
+    return expires_at
 
 
 def encode_will(will: StoredWill) -> bytes:

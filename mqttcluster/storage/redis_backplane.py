@@ -92,6 +92,7 @@ class RedisBackplane(IBackplane):
         self._lease = Lease(boottime, self._fenced)
         self._beating = False
         self.counts = self._news.counts
+        self._observer: Callable[[float, int], None] | None = None
         self._be_somebody()
 
     def _be_somebody(self) -> None:
@@ -100,6 +101,7 @@ class RedisBackplane(IBackplane):
         self._news.node = self._node
         self._casts = Casts(self._node, self._keys, self._writer.submit)
         self._links = Links(self._node, self._keys, self._writer.submit, self._clock, self._beat, self._bound)
+        self._links.observer = self._observer
         keys = self._keys
         self._streams = StreamReader(
             self._connect, self._reactor, self._read, keys.routes, keys.link(self._node)
@@ -159,6 +161,15 @@ class RedisBackplane(IBackplane):
 
     def congested(self) -> bool:
         return self._links.congested()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for the links to take them."""
+        return self._links.backlog
+
+    def observe(self, observer: Callable[[float, int], None]) -> None:
+        """Tell `observer` of each parcel that a link has taken: seconds, and envelopes in it."""
+        self._observer = self._links.observer = observer
 
     def _flush_soon(self) -> None:
         """Whatever is said in this turn leaves together."""

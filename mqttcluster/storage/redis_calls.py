@@ -1,38 +1,43 @@
 """The calls of `IStore` as operations on Redis.
 
-A call takes part in up to three plans, one after the other: `first` asks what must be known or recorded before anything
-happens, `main` does it, `last` clears up. The calls of a batch share the plans, each adding its part in the order of
-the calls. Most have a `main` only. `finish` makes the answer.
+A call takes part in up to two plans, one after the other: `first` asks what must be known or recorded before anything
+happens, `main` does it; and in `more` if what these have answered asks for it. The calls of a batch share the plans,
+each adding its part in the order of the calls. Most have a `main` only. `finish` makes the answer.
 
 *Exchange*: the publisher's partition is told first (`first`), then the receivers' partitions (`main`), each naming the
 exchange's number. If the node dies in between, the publisher sends again, finds its number, and receivers that have the
-message refuse it. *Will*: likewise, numbered by its epoch; it is removed (`last`) when all receivers have it.
+message refuse it. *Will*: likewise, numbered by its epoch; it is removed by a call of its own, when all receivers have
+it, so that another node goes on if this one dies in between. Who of a group gets a message: `redis_shares`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from mqttcluster.core.message import Delivery
+from mqttcluster.core.message import FIRST_SHARED, Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.interfaces import (
+    GONE,
     Closed,
     Opened,
+    Orphan,
     Publication,
     Published,
+    PublishedRun,
     StoredWill,
     StoreError,
+    Target,
 )
 from mqttcluster.storage.records import (
-    decode_identifiers,
     decode_message,
     decode_subscription,
-    encode_identifiers,
     encode_message,
     encode_subscription,
 )
 from mqttcluster.storage.redis_plan import Plan, Slot
+from mqttcluster.storage.redis_shares import Choices, Number, decode_head, encode_head, queue
 
 T = TypeVar("T")
 
@@ -56,8 +61,8 @@ class Call(Generic[T]):
     def main(self, plan: Plan) -> None:
         """Add what is to be done."""
 
-    def last(self, plan: Plan) -> None:
-        """Add what is to be done after that."""
+    def more(self, plan: Plan) -> None:
+        """Add what is to be done after what was done last."""
 
     def finish(self) -> T:
         """The answer. Raises `StoreError`."""
@@ -103,9 +108,15 @@ class Publish(Call[Published]):
         super().__init__()
         self._publication = publication
         self._record = b""
-        if publication.targets or publication.retain:
+        self._choices = Choices(publication.shares)
+        self._number: Number = ("", "", "")
+        self._rewriting: Slot | None = None
+        self._again = False
+        self._struck_off = publication.orphan is None
+        if publication.targets or publication.retain or publication.shares:
             self._record = encode_message(publication.message)
-            self.size = len(self._record) * min(len(publication.targets) + 1, 16) + 100 * len(publication.targets)
+            targets = len(publication.targets) + len(publication.shares)
+            self.size = len(self._record) * min(targets + 1, 16) + 100 * targets
         self._begun: Slot | None = None
         self._waiting: Slot | None = None
         self._retained: Slot | None = None
@@ -117,19 +128,28 @@ class Publish(Call[Published]):
             self.needs = client_id, (client_id, packet_id)
         if publication.will is not None:
             self.needs += publication.will[:1]
-            self.changes = publication.will[:1]
+            self._due = publication.will[0], will_name(*publication.will)
+        if publication.orphan is not None:
+            self._due = publication.orphan.client_id, orphan_name(publication.orphan)
 
     def first(self, plan: Plan) -> None:
+        self._put_on_record(plan, anew=False)
+
+    def _put_on_record(self, plan: Plan, anew: bool) -> None:
+        """Who of the groups is to get it; and that it is there at all."""
+        choices = self._choices.encode()
         if self._publication.exchange is not None:
             client_id, epoch, packet_id = self._publication.exchange
-            self._begun = plan.of(client_id).add_for("b", client_id, epoch, packet_id)
-        if self._publication.will is not None:
-            client_id, epoch = self._publication.will
-            self._waiting = plan.of(client_id).add("w", will_name(client_id, epoch))
+            self._begun = plan.of(client_id).add_for("b", client_id, epoch, packet_id, choices, int(anew))
+        if self._publication.will is not None or self._publication.orphan is not None:
+            client_id, name = self._due
+            if self._publication.message.qos < 2:
+                choices = b""  # once or more
+            self._waiting = plan.of(client_id).add("w", name, choices, int(anew))
 
     def main(self, plan: Plan) -> None:
         publication = self._publication
-        number: tuple[str, object, object] = ("", "", "")
+        plan.now = max(plan.now, publication.now)
         if self._begun is not None:
             begun = self._begun.answer
             if not begun:
@@ -138,44 +158,94 @@ class Publish(Call[Published]):
             assert publication.exchange is not None
             if begun[0] != b"0":
                 who = f"{begun[2].decode()}:{publication.exchange[0]}"
-                number = who, begun[0], begun[1]
+                self._number = who, begun[0], begun[1]
                 self._exchange = who, int(begun[0]), int(begun[1])
+            if begun[3]:
+                self._again = True
+                self._choices.go_on(begun[4])
         if self._waiting is not None:
-            if not self._waiting.answer:
+            there, before = self._waiting.answer
+            if not there:
                 self._answer = Published(repeated=True)
                 return
-            assert publication.will is not None
-            if self._exchange is None:
+            if publication.will is not None and self._exchange is None:
                 client_id, epoch = publication.will
-                number = f"w:{client_id}", epoch, ""
+                self._number = f"w:{client_id}", epoch, ""
                 self._exchange = f"w:{client_id}", epoch, 0
+            elif publication.orphan is not None and publication.message.qos == 2:
+                orphan = publication.orphan
+                self._number = f"h:{orphan.generation}:{orphan.client_id}", orphan.sequence, orphan.low
+            if before:
+                self._choices.go_on(before)
         if publication.retain:
             record = self._record if publication.message.payload else b""
-            self._retained = plan.retain(publication.message.topic, record, *number)
+            self._retained = plan.retain(publication.message.topic, record, *self._number)
         for target in publication.targets:
-            partition = plan.of(target.client_id)
-            head = bytes((target.qos | target.retain << 2,)) + (encode_identifiers(target.identifiers) or b"")
-            message = partition.message(self._record)
-            self._queued.append(partition.add_for("q", target.client_id, target.generation, head, message, *number))
+            self._queued.append(queue(plan, "q", target, self._record, self._number))
+        self._choices.enqueue(plan, self._record, self._number)
 
-    def last(self, plan: Plan) -> None:
-        if self._publication.will is not None and self._answer is None:
-            for slot in self._queued:
-                _ = slot.answer  # a will stays due until all of its receivers have it
-            client_id, epoch = self._publication.will
-            self._removed = plan.of(client_id).add("v", will_name(client_id, epoch))
+    def more(self, plan: Plan) -> None:
+        if self._answer is not None:
+            return
+        plan.now = max(plan.now, self._publication.now)
+        if self._rewriting is not None:
+            slot, self._rewriting = self._rewriting, None
+            if not slot.answer:
+                self._answer = Published(stale=True)
+            elif not slot.answer[0]:
+                self._answer = Published(repeated=True)
+            else:
+                self._choices.enqueue(plan, self._record, self._number)
+        elif self._choices.look():
+            if self._number[0]:
+                self._put_on_record(plan, anew=True)
+                self._rewriting = self._begun or self._waiting
+            else:
+                self._choices.enqueue(plan, self._record, self._number)
+        elif not self._struck_off:
+            self._struck_off = True
+            plan.of(self._due[0]).add("v", self._due[1])
 
     def finish(self) -> Published:
         if self._answer is not None:
             return self._answer
-        if self._publication.will is not None:
-            _ = self._removed.answer
         answers = [slot.answer for slot in self._queued]
         return Published(
-            sequences=[int(answer[0]) for answer in answers],
+            sequences=[GONE if answer[0] == b"-2" else int(answer[0]) for answer in answers],
             owners=tuple((answer[1].decode(), int(answer[2])) for answer in answers),
             exchange=self._exchange,
             version=int(self._retained.answer) if self._retained is not None else 0,
+            chosen=self._choices.result(),
+            again=self._again,
+        )
+
+
+class PublishRun(Call[PublishedRun]):
+    """`IStore.publish_run`."""
+
+    def __init__(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> None:
+        super().__init__()
+        self._records = [encode_message(message) for message in messages]
+        self._targets = targets
+        self._now = now
+        self._slots: list[Slot] = []
+        self.size = sum(map(len, self._records)) * min(len(targets), 16) + 100 * len(targets)
+
+    def main(self, plan: Plan) -> None:
+        plan.now = max(plan.now, self._now)
+        for target in self._targets:
+            partition = plan.of(target.client_id)
+            numbers = [partition.message(record) for record in self._records]
+            head = encode_head(target)
+            self._slots.append(
+                partition.add_for("m", target.client_id, target.generation, head, len(numbers), *numbers)
+            )
+
+    def finish(self) -> PublishedRun:
+        answers = [slot.answer for slot in self._slots]
+        return PublishedRun(
+            [(int(first), int(count)) for first, count, _, _ in answers],
+            tuple((owner.decode(), int(epoch)) for _, _, owner, epoch in answers),
         )
 
 
@@ -223,7 +293,8 @@ def closing(
 def subscribing(client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str]) -> Call[bool]:
     gone = tuple(remove)
     added = [part for name, wanted in add.items() for part in (name, encode_subscription(wanted))]
-    arguments = (epoch, len(gone), *gone, len(added), *added)
+    first = FIRST_SHARED if any(map(is_shared, add)) else ""
+    arguments = (epoch, first, len(gone), *gone, len(added), *added)
     return Simple(lambda plan: plan.of(client_id).add_for("s", client_id, client_id, *arguments), _done)
 
 
@@ -245,6 +316,13 @@ def releasing(client_id: str, epoch: int, packet_ids: tuple[int, ...]) -> Call[b
     )
 
 
+def striking_off(client_id: str, epoch: int) -> Call[None]:
+    """A will that has been published."""
+    return Simple(
+        lambda plan: plan.of(client_id).add("v", will_name(client_id, epoch)), lambda slot: slot.check(), client_id
+    )
+
+
 def reading(client_id: str, epoch: int, after: int, limit: int) -> Call[list[Delivery]]:
     return Simple(
         lambda plan: plan.of(client_id).add_for("e", client_id, epoch, after, limit),
@@ -261,6 +339,19 @@ def will_name(client_id: str, epoch: int) -> str:
     return f"{epoch}:{client_id}"
 
 
+def orphan_name(orphan: Orphan) -> str:
+    """The name of an orphan in ``due`` and ``wills``."""
+    return f"o{orphan.generation}-{orphan.sequence}-{orphan.low}:{orphan.client_id}"
+
+
+def decode_orphan(name: str, record: bytes) -> Orphan:
+    numbers, _, client_id = name[1:].partition(":")
+    generation, sequence, low = map(int, numbers.split("-"))
+    at = 2 + int.from_bytes(record[:2], "big")
+    share = decode_head(record[2:at])[3]
+    return Orphan(client_id, generation, sequence, share, decode_message(record[at:]), low)
+
+
 def decode_subscriptions(pairs: list[bytes]) -> dict[str, Subscription]:
     """From filter and record in turn."""
     parts = iter(pairs)
@@ -274,7 +365,6 @@ def decode_queue(entries: list[Any]) -> list[Delivery]:
     deliveries = []
     for entry_id, (head, record) in entries:
         sequence = int(entry_id.partition(b"-")[0])
-        flags = head[0]
-        identifiers = decode_identifiers(head[1:])
-        deliveries.append(Delivery(sequence, decode_message(record), flags & 0x03, bool(flags & 0x04), identifiers))
+        qos, retain, identifiers, _ = decode_head(head)
+        deliveries.append(Delivery(sequence, decode_message(record), qos, retain, identifiers))
     return deliveries

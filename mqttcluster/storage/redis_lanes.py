@@ -75,6 +75,7 @@ class _Link:
     size: int = 0
     full: bool = False
     doubtful: bool = False
+    since: float = 0.0
 
 
 class Links:
@@ -96,6 +97,13 @@ class Links:
         self._touched: set[str] = set()
         self._backlog = 0
         self._full = 0
+        #: Told of each parcel that was taken: seconds it took, envelopes in it.
+        self.observer: Callable[[float, int], None] | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be taken."""
+        return self._backlog
 
     def congested(self) -> bool:
         """Whether whoever feeds the links is to pause: one of them is full, or too much waits."""
@@ -163,6 +171,7 @@ class Links:
             link.size += len(data)
         link.number = self._numbers[node] = self._numbers.get(node, 0) + 1
         link.parcel = pack(self._sender, items)
+        link.since = self._clock.seconds()
         self._send(node, link)
 
     def _send(self, node: str, link: _Link) -> None:
@@ -190,6 +199,8 @@ class Links:
             accepted, link.under_way = link.under_way, []
             self._backlog -= link.size
             link.size, link.parcel = 0, b""
+            if self.observer is not None:
+                self.observer(self._clock.seconds() - link.since, len(accepted))
             self._next(node)
             for each in accepted:
                 each.callback(True)

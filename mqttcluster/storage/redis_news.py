@@ -16,13 +16,10 @@ from mqttcluster.storage.redis_members import Member
 from mqttcluster.storage.redis_readers import Parcel
 from mqttcluster.storage.shared import (
     BackplaneEvents,
-    Forward,
-    Given,
+    Envelope,
     NodeInterest,
-    RetainedHint,
     RouteChange,
     SessionChange,
-    Take,
 )
 
 log = Logger(namespace="mqttcluster.redis")
@@ -100,7 +97,7 @@ class News:
             for item in parcel.items:
                 if isinstance(item, Applied):
                     self._applied(parcel.sender, item.number)
-                elif isinstance(item, (Forward, Take, Given, RetainedHint)):
+                elif isinstance(item, Envelope):
                     self._tell("received", parcel.sender, item)
                 else:
                     self.counts.skipped += 1

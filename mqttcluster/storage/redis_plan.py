@@ -27,15 +27,17 @@ class Slot:
 
     @property
     def answer(self) -> Any:
-        if self._error is not None:
-            raise self._error
+        self.check()
         return self._answer
 
     @property
     def read(self) -> Any:
+        self.check()
+        return self._read
+
+    def check(self) -> None:
         if self._error is not None:
             raise self._error
-        return self._read
 
     def fill(self, answer: Any, read: Any, error: StoreError | None) -> None:
         self._answer, self._read, self._error = answer, read, error
@@ -106,8 +108,8 @@ class _Partition:
             known.extend(new)
         return before.slot
 
-    def request(self, batch: int, limits: QueueLimits) -> Request:
-        arguments: list[object] = [batch, limits.messages, int(limits.drop_oldest), len(self._messages)]
+    def request(self, batch: int, limits: QueueLimits, now: float) -> Request:
+        arguments: list[object] = [batch, limits.messages, int(limits.drop_oldest), repr(now), len(self._messages)]
         arguments += self._messages
         sessions = iter(self._sessions_of)
         for operation in self._operations:
@@ -133,13 +135,13 @@ class _Retained:
         self._arguments: list[object] = []
         self._slots: list[Slot] = []
 
-    def add(self, topic: str, record: bytes, who: str, x: object, low: object) -> Slot:
+    def add(self, topic: str, record: bytes, who: str, x: object, low: object, now: str) -> Slot:
         slot = Slot()
         self._slots.append(slot)
-        self._arguments += (topic, record, who, x, low)
+        self._arguments += (topic, record, who, x, low, now)
         return slot
 
-    def request(self, batch: int, limits: QueueLimits) -> Request:
+    def request(self, batch: int, limits: QueueLimits, now: float) -> Request:
         return Request([*self._names, batch, *self._arguments], "retain", len(self._names))
 
     def fill(self, request: Request) -> None:
@@ -166,6 +168,8 @@ class Plan:
 
     def __init__(self, keys: Keys, limits: QueueLimits) -> None:
         self.keys = keys
+        #: When this is, for queues that are full of what has expired; seconds since 1970.
+        self.now = 0.0
         self._limits = limits
         self._partitions: dict[int, _Partition] = {}
         self._retained: dict[int, _Retained] = {}
@@ -184,13 +188,16 @@ class Plan:
         """The partition of this client id."""
         return self.partition(self.keys.partition(client_id))
 
-    def retain(self, topic: str, record: bytes, who: str, x: object, low: object) -> Slot:
-        """Set what is retained for `topic`, or remove it if `record` is empty. Answers the new version."""
+    def retain(
+        self, topic: str, record: bytes, who: str = "", x: object = "", low: object = "", expired_by: float | None = None
+    ) -> Slot:
+        """Set what is retained for `topic`, or remove it if `record` is empty; `expired_by`: only what has expired by
+        then. Answers the new version."""
         number = self.keys.retained_partition(topic)
         retained = self._retained.get(number)
         if retained is None:
             retained = self._retained[number] = _Retained(self.keys, number)
-        return retained.add(topic, record, who, x, low)
+        return retained.add(topic, record, who, x, low, "" if expired_by is None else repr(expired_by))
 
     def command(self, request: Request) -> Slot:
         """A command that only reads."""
@@ -201,7 +208,7 @@ class Plan:
     def carry_out(self, pipeline: Pipeline, node: str, batch: int) -> None:
         """Send everything, retained messages first, and fill the slots."""
         parts: list[_Partition | _Retained] = [*self._retained.values(), *self._partitions.values()]
-        requests = [part.request(batch, self._limits) for part in parts]
+        requests = [part.request(batch, self._limits, self.now) for part in parts]
         pipeline.run(node, requests + [request for request, _ in self._commands])
         for part, request in zip(parts, requests, strict=True):
             part.fill(request)

@@ -45,6 +45,24 @@ def _told(pairs: list[Any], version: int) -> list[RetainedChange]:
     return changes
 
 
+class _Dropping(Call[dict[str, int]]):
+    def __init__(self, topics: Sequence[str], now: float) -> None:
+        super().__init__()
+        self._topics = topics
+        self._now = now
+
+    def main(self, plan: Plan) -> None:
+        self._slots = [plan.retain(topic, b"", expired_by=self._now) for topic in self._topics]
+
+    def finish(self) -> dict[str, int]:
+        versions = {topic: int(slot.answer) for topic, slot in zip(self._topics, self._slots, strict=True)}
+        return {topic: version for topic, version in versions.items() if version}
+
+
+def dropping(topics: Sequence[str], now: float) -> Call[dict[str, int]]:
+    return _Dropping(topics, now)
+
+
 class _Versions(Call[Sequence[int]]):
     def main(self, plan: Plan) -> None:
         partitions = range(plan.keys.config.retained_partitions)

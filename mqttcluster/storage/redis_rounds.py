@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mqttcluster.storage.interfaces import Due, KeptSession, Recovered
 from mqttcluster.storage.records import decode_message
-from mqttcluster.storage.redis_calls import Call, decode_subscriptions
+from mqttcluster.storage.redis_calls import Call, decode_orphan, decode_subscriptions
 from mqttcluster.storage.redis_keys import Keys
 from mqttcluster.storage.redis_pipeline import Request
 from mqttcluster.storage.redis_plan import Plan, Slot
@@ -107,17 +107,19 @@ class Rounds:
                 command
                 for client_id in client_ids
                 for command in (
-                    ("HMGET", keys.record(number, client_id), "gen", "epoch"),
+                    ("HMGET", keys.record(number, client_id), "gen", "epoch", "owner", "lasting"),
                     ("HGETALL", keys.subscriptions(number, client_id)),
                 )
             )
         )
-        for client_id, (generation, epoch), subscriptions in zip(client_ids, answers, answers, strict=True):
+        for client_id, values, subscriptions in zip(client_ids, answers, answers, strict=True):
+            generation, epoch, owner, lasting = values
             if generation is not None:
-                yield KeptSession(client_id, int(generation), decode_subscriptions(subscriptions), int(epoch))
+                wanted = decode_subscriptions(subscriptions)
+                yield KeptSession(client_id, int(generation), wanted, int(epoch), owner.decode(), lasting != b"s")
 
     def due(self, now: float, limit: int) -> Due:
-        """Sessions that have expired, ended here, and due wills, taken for this node."""
+        """Sessions that have expired, ended here, and due wills and orphans, taken for this node."""
         keys = self._keys()
         due = Due()
         found = self._oldest(keys.expiring, now, 0, limit)
@@ -126,13 +128,16 @@ class Rounds:
             if slot.answer != b"0":
                 due.expired.append((name, int(slot.answer)))
         offset = 0
-        while len(due.wills) < limit and (waiting := self._oldest(keys.due, now, offset, limit)):
-            while waiting and len(due.wills) < limit:
-                wanted = limit - len(due.wills)
+        while len(due.wills) + len(due.orphans) < limit and (waiting := self._oldest(keys.due, now, offset, limit)):
+            while waiting and len(due.wills) + len(due.orphans) < limit:
+                wanted = limit - len(due.wills) - len(due.orphans)
                 wills = [name.decode() for name in waiting[:wanted]]
                 del waiting[:wanted]
                 for name, slot in self.add(wills, lambda plan, name: _take(plan, name, now)):
                     if slot.answer:
+                        if name[0] == "o":
+                            due.orphans.append(decode_orphan(name, slot.read))
+                            continue
                         epoch, _, client_id = name.partition(":")
                         due.wills.append((client_id, int(epoch), decode_message(slot.read)))
             offset += limit  # what was not given is in another node's hands; look beyond it
@@ -151,7 +156,7 @@ class Rounds:
         keys = self._keys()
         partitions = range(keys.config.partitions)
         for _, slot in self.add(partitions, lambda plan, number: plan.partition(number).add("k", node, repr(now))):
-            _ = slot.answer
+            slot.check()
         self.release(node, now)
         unannounced = self.ask_all(lambda number: ("SMEMBERS", keys.unannounced(number)))
         names = [client_id.decode() for members in unannounced for client_id in members]
@@ -170,7 +175,7 @@ class Rounds:
             owned[at].decode() for owned in owners for at in range(0, len(owned), 2) if owned[at + 1] == node.encode()
         ]
         for _, slot in self.add(names, lambda plan, name: plan.of(name).add_for("d", name, name, node, repr(now))):
-            _ = slot.answer
+            slot.check()
 
 
 def _take(plan: Plan, name: str, now: float) -> Slot:

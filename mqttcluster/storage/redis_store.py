@@ -22,36 +22,41 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 
-from mqttcluster.core.message import Delivery
+from mqttcluster.core.message import Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import (
+    BatchObserver,
     Closed,
     Due,
     KeptSession,
     Opened,
     Publication,
     Published,
+    PublishedRun,
     QueueLimits,
     Recovered,
     StoredWill,
     StoreError,
+    Target,
 )
 from mqttcluster.storage.redis_calls import (
     Call,
     Publish,
+    PublishRun,
     acknowledging,
     announcing,
     closing,
     opening,
     reading,
     releasing,
+    striking_off,
     subscribing,
 )
 from mqttcluster.storage.redis_cluster import connections, redacted
 from mqttcluster.storage.redis_keys import Keys
 from mqttcluster.storage.redis_pipeline import Pipeline
 from mqttcluster.storage.redis_plan import Plan
-from mqttcluster.storage.redis_retained import since, versions
+from mqttcluster.storage.redis_retained import dropping, since, versions
 from mqttcluster.storage.redis_rounds import Alone, Rounds
 from mqttcluster.storage.shared import RetainedChange
 from mqttcluster.storage.worker import BatchWorker, FromThread
@@ -96,6 +101,10 @@ class RedisStore:
     def backlog(self) -> int:
         """Calls that wait for their answer. The broker stops reading from clients while there are too many [G9]."""
         return self._worker.backlog
+
+    def observe(self, observer: BatchObserver) -> None:
+        """Tell `observer` of each batch."""
+        self._worker.observer = observer
 
     def ready(self) -> bool:
         """Whether Redis has answered when it was asked last. While it has not, nobody new should be let in [G8]."""
@@ -144,6 +153,13 @@ class RedisStore:
     def publish(self, publication: Publication) -> Deferred[Published]:
         return self._ask(lambda: Publish(publication))
 
+    def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> Deferred[PublishedRun]:
+        return self._ask(lambda: PublishRun(messages, targets, now))
+
+    def drop_retained(self, topics: Iterable[str], now: float) -> Deferred[dict[str, int]]:
+        named = tuple(topics)
+        return self._ask(lambda: dropping(named, now))
+
     def acknowledge(
         self,
         client_id: str,
@@ -161,6 +177,9 @@ class RedisStore:
 
     def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Delivery]]:
         return self._ask(lambda: reading(client_id, epoch, after, limit))
+
+    def will_published(self, client_id: str, epoch: int) -> Deferred[None]:
+        return self._ask(lambda: striking_off(client_id, epoch))
 
     def due(self, now: float, limit: int) -> Deferred[Due]:
         return self._ask(lambda: Alone(lambda rounds: rounds.due(now, limit)))
@@ -241,11 +260,17 @@ class _Backend:
         if isinstance(group[0], Alone):
             group[0].run(Rounds(self._keys, self._plan, self._carry_out))
         else:
-            for add in (_first, _main, _last):
+            for add in (_first, _main):
                 plan = self._plan()
                 going = [call for call in going if _added(add, call, plan)]
                 if plan:
                     self._carry_out(plan)
+            while going:
+                plan = self._plan()
+                going = [call for call in going if _added(_more, call, plan)]
+                if not plan:
+                    break
+                self._carry_out(plan)
         for call in going:
             call.settle()
 
@@ -267,8 +292,8 @@ def _main(call: Call[object], plan: Plan) -> None:
     call.main(plan)
 
 
-def _last(call: Call[object], plan: Plan) -> None:
-    call.last(plan)
+def _more(call: Call[object], plan: Plan) -> None:
+    call.more(plan)
 
 
 def _added(add: Callable[[Call[object], Plan], None], call: Call[object], plan: Plan) -> bool:

@@ -7,6 +7,7 @@ neighbouring numbers, however long the queue is.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 
 class Sequences:
@@ -63,3 +64,9 @@ class Sequences:
         """The lowest one above `sequence`."""
         at = bisect_right(self._high, sequence)
         return max(self._low[at], sequence + 1) if at < len(self._low) else None
+
+
+def in_a_row(answers: Sequence[int]) -> tuple[int, int]:
+    """What became of a run, from the answers for its messages: as `PublishedRun` has it. Behind one that was not queued
+    none was."""
+    return answers[0], sum(answer > 0 for answer in answers)

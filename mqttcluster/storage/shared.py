@@ -17,6 +17,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 
 from mqttcluster.core.message import Message
+from mqttcluster.core.run import Run
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import IStore, KeptSession
 
@@ -73,7 +74,8 @@ class NodeInterest:
 @dataclass(slots=True)
 class SessionChange:
     """The subscriptions of a durable session have changed under the owner of `epoch`; word from an earlier owner that
-    comes late changes nothing. `whole`: `add` is all there is. `gone`: the session ended.
+    comes late changes nothing. `whole`: `add` is all there is. `gone`: the session ended. `online`: it is connected to the
+    node that tells. Not `durable`: it ends with its connection, and `add` are its shared subscriptions only.
     """
 
     client_id: str
@@ -83,6 +85,8 @@ class SessionChange:
     whole: bool = False
     gone: bool = False
     epoch: int = 0
+    online: bool = False
+    durable: bool = True
 
 
 RouteChange = NodeInterest | SessionChange
@@ -90,7 +94,8 @@ RouteChange = NodeInterest | SessionChange
 
 @dataclass(slots=True)
 class Doorbell:
-    """A durable session's queue has a new entry: the owner named by `epoch` may deliver it."""
+    """A durable session's queue has a new entry: the owner named by `epoch` may deliver it. Of a run it has the first
+    `count` messages, from `sequence` on."""
 
     client_id: str
     epoch: int
@@ -98,6 +103,7 @@ class Doorbell:
     qos: int
     retain: bool = False
     identifiers: tuple[int, ...] = ()
+    count: int = 1
 
 
 @dataclass(slots=True)
@@ -112,6 +118,24 @@ class Forward:
     match: bool = True
     doorbells: Sequence[Doorbell] = ()
     exchange: tuple[str, int, int] | None = None
+
+
+@dataclass(slots=True)
+class Shared:
+    """A message for one member of the group `share`, at QoS 0."""
+
+    message: Message
+    share: str
+    client_id: str
+
+
+@dataclass(slots=True)
+class RunForward:
+    """The same for a run of messages."""
+
+    run: Run
+    match: bool = True
+    doorbells: Sequence[Doorbell] = ()
 
 
 @dataclass(slots=True)
@@ -138,7 +162,7 @@ class RetainedHint:
     change: RetainedChange
 
 
-Envelope = Forward | Take | Given | RetainedHint
+Envelope = Forward | Shared | RunForward | Take | Given | RetainedHint
 
 
 class BackplaneEvents(Protocol):

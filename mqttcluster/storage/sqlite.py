@@ -8,21 +8,24 @@ What survives is told in `sqlite_file`. The file keeps its size when messages ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 
-from mqttcluster.core.message import Delivery
+from mqttcluster.core.message import Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import (
+    BatchObserver,
     Closed,
     Due,
     Opened,
     Publication,
     Published,
+    PublishedRun,
     QueueLimits,
     Recovered,
     StoredWill,
+    Target,
 )
 from mqttcluster.storage.sqlite_file import Synchronous
 from mqttcluster.storage.sqlite_ledger import Ledger
@@ -49,6 +52,10 @@ class SqliteStore:
     def backlog(self) -> int:
         """Calls that wait for their answer. The broker stops reading from clients while there are too many [G9]."""
         return self._worker.backlog
+
+    def observe(self, observer: BatchObserver) -> None:
+        """Tell `observer` of each batch."""
+        self._worker.observer = observer
 
     def start(self) -> Deferred[None]:
         return self._worker.start()
@@ -84,6 +91,12 @@ class SqliteStore:
     def publish(self, publication: Publication) -> Deferred[Published]:
         return self._worker.submit(self._ledger.publish, publication)
 
+    def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> Deferred[PublishedRun]:
+        return self._worker.submit(self._ledger.publish_run, tuple(messages), tuple(targets), now)
+
+    def drop_retained(self, topics: Iterable[str], now: float) -> Deferred[dict[str, int]]:
+        return self._worker.submit(self._ledger.drop_retained, tuple(topics), now)
+
     def acknowledge(
         self,
         client_id: str,
@@ -101,6 +114,9 @@ class SqliteStore:
 
     def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Delivery]]:
         return self._worker.submit(self._ledger.read, client_id, epoch, after, limit)
+
+    def will_published(self, client_id: str, epoch: int) -> Deferred[None]:
+        return self._worker.submit(self._ledger.will_published, client_id, epoch)
 
     def due(self, now: float, limit: int) -> Deferred[Due]:
         return self._worker.submit(self._ledger.due, now, limit)

@@ -52,13 +52,18 @@ CREATE TABLE subscription (
 CREATE TABLE message (id INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE queue (
     session INTEGER NOT NULL, sequence INTEGER NOT NULL, message INTEGER NOT NULL,
-    qos INTEGER NOT NULL, retain INTEGER NOT NULL, identifiers BLOB,
+    qos INTEGER NOT NULL, retain INTEGER NOT NULL, identifiers BLOB, share TEXT,
     PRIMARY KEY (session, sequence)) WITHOUT ROWID;
 CREATE INDEX queue_message ON queue (message);
 CREATE TRIGGER last_entry AFTER DELETE ON queue BEGIN
     DELETE FROM message
     WHERE id = old.message AND NOT EXISTS (SELECT 1 FROM queue WHERE message = old.message);
 END;
+
+-- What was queued through a shared subscription for a session that has ended.
+CREATE TABLE orphan (
+    session INTEGER NOT NULL, sequence INTEGER NOT NULL, client_id TEXT NOT NULL, share TEXT NOT NULL,
+    record BLOB NOT NULL, PRIMARY KEY (session, sequence)) WITHOUT ROWID;
 
 -- PUBREC is stored, PUBCOMP is not.
 CREATE TABLE released (

@@ -13,28 +13,33 @@ The key of a session is its generation: unique, never used again, so notes about
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from mqttcluster.core.message import Delivery
+from mqttcluster.core.message import FIRST_SHARED, Delivery, Message
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
     NEVER,
+    Chosen,
     Closed,
     Due,
     KeptSession,
     Opened,
+    Orphan,
     Publication,
     Published,
+    PublishedRun,
     QueueLimits,
     Recovered,
     StoredWill,
     Target,
 )
 from mqttcluster.storage.records import (
+    EXPIRY_WITHIN,
     decode_identifiers,
     decode_message,
     decode_subscription,
@@ -43,8 +48,9 @@ from mqttcluster.storage.records import (
     encode_message,
     encode_subscription,
     encode_will,
+    expiry,
 )
-from mqttcluster.storage.sequences import Sequences
+from mqttcluster.storage.sequences import Sequences, in_a_row
 from mqttcluster.storage.sqlite_file import Synchronous, open_file
 from mqttcluster.storage.sqlite_writes import Writes
 
@@ -56,8 +62,10 @@ EPOCHS_RESERVED = 10_000
 class Account:
     """What is known of a session without reading.
 
-    `lasting`: it may outlive a connection, because it was opened with an expiry, or resumed. One that is not has an
-    epoch and perhaps a will, and nothing is queued for it. `epoch` is that of the present connection, or of the last.
+    `lasting`: it has a queue, because it was opened with an expiry, or resumed, or has subscribed to a shared filter. One
+    that is not has an epoch and perhaps a will, and nothing is queued for it. `shared`: its queue may hold what came
+    through a shared subscription. `epoch` is that of the present connection, or of the last. Nothing in its queue
+    expires before `soonest`.
     """
 
     client_id: str
@@ -70,7 +78,9 @@ class Account:
     will: StoredWill | None = None
     last: int = 0
     sent: int = 0
+    shared: bool = False
     queued: Sequences = field(default_factory=Sequences)
+    soonest: float = inf
     inbound: set[int] = field(default_factory=set)
 
     def copy(self) -> Account:
@@ -114,6 +124,9 @@ class Ledger:
         #: Client id -> epoch of a connection that was ended with grace, until its will is published or cancelled.
         self._graced: dict[str, int] = {}
         self._graced_before: dict[str, int] = {}
+        #: Generation and sequence of what was queued for a session that has ended, and is for others of its group.
+        self._orphans: set[tuple[int, int]] = set()
+        self._orphans_before: set[tuple[int, int]] = set()
         self._epoch = 0
         self._reserved = 0
         self._epochs_before = 0, 0
@@ -137,6 +150,7 @@ class Ledger:
         self._accounts_before.clear()
         self._due_at_before.clear()
         self._graced_before = self._graced.copy()
+        self._orphans_before = self._orphans.copy()
         self._epochs_before = self._epoch, self._reserved
 
     def prepare(self) -> None:
@@ -159,6 +173,7 @@ class Ledger:
             else:
                 self._due_at[key] = at
         self._graced = self._graced_before.copy()
+        self._orphans = self._orphans_before.copy()
         self._epoch, self._reserved = self._epochs_before
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -194,6 +209,10 @@ class Ledger:
             " GROUP BY session, run ORDER BY session, low"
         ):
             known[generation].queued.append(low, high)
+            known[generation].soonest = 0.0  # not known
+        for (generation,) in rows("SELECT DISTINCT session FROM queue WHERE share IS NOT NULL"):
+            known[generation].shared = True
+        self._orphans = set(rows("SELECT session, sequence FROM orphan"))
         for generation, packet_id in rows("SELECT session, packet_id FROM inbound"):
             known[generation].inbound.add(packet_id)
 
@@ -242,10 +261,24 @@ class Ledger:
         else:
             self._due_at[key] = at
 
-    def _end(self, account: Account) -> None:
+    def _end(self, account: Account, sent: int | None = None) -> None:
+        if account.shared:
+            self._orphan(account, account.sent if sent is None else sent)
         del self._accounts[account.client_id]
         if account.stored:
             self._writes.end(account.generation)
+
+    def _orphan(self, account: Account, sent: int) -> None:
+        """Keep for others of their groups what this session leaves behind. QoS 2 up to `sent` is nobody else's."""
+        self._writes.flush()
+        entries = self._connection.execute(
+            "SELECT sequence, share, record FROM queue JOIN message ON message.id = queue.message"
+            " WHERE session = ? AND share IS NOT NULL AND (qos = 1 OR sequence > ?) ORDER BY sequence",
+            (account.generation, sent),
+        )
+        for sequence, share, record in entries.fetchall():
+            self._orphans.add((account.generation, sequence))
+            self._writes.put("orphan", (account.generation, sequence), (account.client_id, share, record))
 
     def _save(self, account: Account) -> None:
         if account.stored:
@@ -272,7 +305,7 @@ class Ledger:
                 account.sent = account.last  # the old connection may have sent anything
             elif not present:
                 wiped = account.generation if account.lasting else 0
-                self._end(account)
+                self._end(account, account.last if account.online else None)
         if account is None or not present:
             account = self._accounts[client_id] = Account(client_id, self._epoch, expiry > 0, self._epoch)
         account.epoch, account.online, account.expiry, account.will = self._epoch, True, expiry, will
@@ -352,6 +385,9 @@ class Ledger:
         for topic_filter in (*add, *remove):
             topic_filter.encode()
         account = self._owned(client_id, epoch)
+        if account is not None and not account.lasting and any(map(is_shared, add)):
+            account.lasting, account.last = True, FIRST_SHARED
+            self._save(account)
         if account is not None and account.lasting:
             for topic_filter in remove:
                 self._writes.drop("subscription", (account.generation, topic_filter))
@@ -361,7 +397,8 @@ class Ledger:
 
     def publish(self, publication: Publication) -> Published:
         message = publication.message
-        record = encode_message(message) if publication.targets or publication.retain else b""
+        needed = publication.targets or publication.shares or publication.retain
+        record = encode_message(message) if needed else b""
         identifiers = [encode_identifiers(target.identifiers) for target in publication.targets]
         publisher = None
         if publication.exchange is not None:
@@ -375,6 +412,13 @@ class Ledger:
             if publication.will not in self._due_at:
                 return Published(repeated=True)
             self._will_due(*publication.will, None)
+        orphan = publication.orphan
+        if orphan is not None:
+            key = orphan.generation, orphan.sequence
+            if key not in self._orphans:
+                return Published(repeated=True)
+            self._orphans.remove(key)
+            self._writes.drop("orphan", key)
         # Nothing was changed before the last check, and nothing fails from here on.
         if publisher is not None and publisher.lasting:
             publisher.inbound.add(packet_id)
@@ -385,27 +429,84 @@ class Ledger:
             self._writes.drop("retained", (message.topic,))
         self._message += 1
         sequences = [
-            self._enqueue(target, encoded) for target, encoded in zip(publication.targets, identifiers, strict=True)
+            self._enqueue(publication, target, encoded)
+            for target, encoded in zip(publication.targets, identifiers, strict=True)
         ]
-        if any(sequence > 0 for sequence in sequences):
+        chosen = tuple(self._choose(publication, group) for group in publication.shares)
+        if any(sequence > 0 for sequence in sequences) or any(one.sequence > 0 for one in chosen):
             self._writes.message(self._message, record)
-        return Published(sequences)
+        return Published(sequences, chosen=chosen)
 
-    def _enqueue(self, target: Target, identifiers: bytes | None) -> int:
+    def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> PublishedRun:
+        records = [encode_message(message) for message in messages]
+        identifiers = [encode_identifiers(target.identifiers) for target in targets]
+        sequences: list[list[int]] = [[] for _ in targets]
+        for message, record in zip(messages, records, strict=True):
+            self._message += 1
+            publication = Publication(message, targets, now=now)
+            for target, encoded, found in zip(targets, identifiers, sequences, strict=True):
+                found.append(self._enqueue(publication, target, encoded))
+            if any(found[-1] > 0 for found in sequences):
+                self._writes.message(self._message, record)
+        return PublishedRun([in_a_row(found) for found in sequences])
+
+    def _choose(self, publication: Publication, group: Iterable[Target]) -> Chosen:
+        """Queue for the first member that takes it."""
+        nobody, target = GONE, Target("", 0, 0)
+        for target in group:
+            sequence = self._enqueue(publication, target, encode_identifiers(target.identifiers))
+            if sequence > 0:
+                return Chosen(target, sequence)
+            nobody = min(nobody, sequence)
+        return Chosen(target, nobody)
+
+    def _enqueue(self, publication: Publication, target: Target, identifiers: bytes | None) -> int:
         account = self._accounts.get(target.client_id)
         if account is None or account.generation != target.generation or not account.lasting:
             return GONE
         self._touch(target.client_id)
         if len(account.queued) >= self._limits.messages:
-            oldest = account.queued.after(account.sent)
-            if account.online or not self._limits.drop_oldest or oldest is None:
+            dropped = None if account.online else self._dispensable(account, publication.now)
+            if dropped is None:
                 return FULL
-            account.queued.remove(oldest)
-            self._writes.remove(account.generation, (oldest,))
+            account.queued.remove(dropped)
+            self._writes.remove(account.generation, (dropped,))
         account.last += 1
+        if publication.message.expires_at is not None:
+            account.soonest = min(account.soonest, publication.message.expires_at)
         account.queued.append(account.last)
-        self._writes.entry(account.generation, account.last, self._message, target.qos, target.retain, identifiers)
+        entry = (self._message, target.qos, target.retain, identifiers, target.share or None)
+        self._writes.entry(account.generation, account.last, *entry)
+        account.shared = account.shared or bool(target.share)
         return account.last
+
+    def _dispensable(self, account: Account, now: float) -> int | None:
+        """The sequence that makes room in a full queue."""
+        if account.soonest <= now:
+            self._writes.flush()
+            soonest = inf
+            for sequence, head in self._connection.execute(
+                "SELECT sequence, substr(record, 1, ?) FROM queue JOIN message ON id = message"
+                " WHERE session = ? AND sequence > ? ORDER BY sequence",
+                (EXPIRY_WITHIN, account.generation, account.sent),
+            ):
+                expires_at = expiry(head)
+                if expires_at <= now:
+                    return int(sequence)
+                soonest = min(soonest, expires_at)
+            account.soonest = soonest
+        return account.queued.after(account.sent) if self._limits.drop_oldest else None
+
+    def drop_retained(self, topics: Sequence[str], now: float) -> dict[str, int]:
+        self._writes.flush()
+        rows = self._connection.execute
+        expired = {}
+        for topic in topics:
+            row = rows("SELECT substr(record, 1, ?) FROM retained WHERE topic = ?", (EXPIRY_WITHIN, topic)).fetchone()
+            if row is not None and expiry(row[0]) <= now:
+                expired[topic] = 0
+                self._writes.drop("retained", (topic,))
+        return expired
 
     def acknowledge(
         self, client_id: str, epoch: int, done: Iterable[int], received: Iterable[int], completed: Iterable[int]
@@ -451,6 +552,10 @@ class Ledger:
 
     # Housekeeping
 
+    def will_published(self, client_id: str, epoch: int) -> None:
+        if (client_id, epoch) in self._due_at:
+            self._will_due(client_id, epoch, None)
+
     def due(self, now: float, limit: int) -> Due:
         self._writes.flush()
         rows = self._connection.execute
@@ -466,4 +571,12 @@ class Ledger:
             account = self._touch(client_id)
             assert account is not None
             self._end(account)
-        return Due([(client_id, epoch, decode_message(record)) for client_id, epoch, record in wills], over)
+        self._writes.flush()
+        orphans = [
+            Orphan(client_id, generation, sequence, share, decode_message(record))
+            for client_id, generation, sequence, share, record in rows(
+                "SELECT client_id, session, sequence, share, record FROM orphan ORDER BY session, sequence LIMIT ?",
+                (limit,),
+            )
+        ]
+        return Due([(client_id, epoch, decode_message(record)) for client_id, epoch, record in wills], over, orphans)

@@ -21,6 +21,7 @@ _KEYS = {
     "inbound": ("session", "packet_id"),
     "will": ("client_id", "epoch"),
     "retained": ("topic",),
+    "orphan": ("session", "sequence"),
 }
 _OF_A_SESSION = ("subscription", "released", "inbound", "queue")
 
@@ -69,7 +70,7 @@ class Writes:
         self._messages.append((number, record))
 
     def entry(self, session: int, sequence: int, *rest: object) -> None:
-        """A queue entry; `rest` is message number, QoS, retain, identifiers. It is the session's newest."""
+        """A queue entry; `rest` is message number, QoS, retain, identifiers, share. It is the session's newest."""
         self._any = True
         self._entries.append((session, sequence, *rest))
         self._last[session] = sequence

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.interfaces import BatchObserver, StoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class BatchWorker:
         self._calls: SimpleQueue[_Call] | None = None
         self._stopped: Deferred[None] | None = None
         self._backlog = 0
+        #: Told of each batch, in the reactor's thread.
+        self.observer: BatchObserver | None = None
 
     @property
     def backlog(self) -> int:
@@ -125,7 +128,9 @@ class BatchWorker:
                 self._backlog -= 1
                 call.answer.errback(problem)
 
-    def _answer(self, batch: Sequence[_Call], outcomes: Sequence[Any]) -> None:
+    def _answer(self, batch: Sequence[_Call], outcomes: Sequence[Any], seconds: float) -> None:
+        if self.observer is not None:
+            self.observer(seconds, len(batch), sum(isinstance(outcome, StoreError) for outcome in outcomes))
         for call, outcome in zip(batch, outcomes, strict=True):
             self._backlog -= 1
             if isinstance(outcome, StoreError):
@@ -146,7 +151,9 @@ class BatchWorker:
         while last is None:
             batch, last = self._collect(calls)
             if batch:
-                self._reactor.callFromThread(self._answer, batch, self._together(batch))
+                begin = perf_counter()
+                outcomes = self._together(batch)
+                self._reactor.callFromThread(self._answer, batch, outcomes, perf_counter() - begin)
         try:
             self._backend.close()
         except Exception as problem:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -169,13 +170,27 @@ class Peer:
 class World:
     """A broker on a memory store, a clock, and the peers that connect to it."""
 
-    def __init__(self, store: Any = None, authenticator: Any = None, authorizer: Any = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: Any = None,
+        authenticator: Any = None,
+        authorizer: Any = None,
+        methods: Sequence[Any] = (),
+        **settings: Any,
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(START)
         settings.setdefault("sys_interval", 0)
         self.settings = Settings(**settings)
         self.store = HeldStore(store or MemoryStore())
-        self.broker = Broker(self.store, self.settings, self.clock, authenticator, authorizer)  # type: ignore[arg-type]
+        self.broker = Broker(
+            self.store,  # type: ignore[arg-type]
+            self.settings,
+            self.clock,
+            authenticator,
+            authorizer,
+            methods=methods,
+        )
         self.failures: list[Any] = []
         self.broker.start().addErrback(self.failures.append)
         assert not self.failures, self.failures

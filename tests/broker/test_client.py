@@ -99,10 +99,10 @@ def test_a_client_takes_turns_with_the_others(world: World, monkeypatch: pytest.
 
 
 @pytest.mark.rule("MQTT-3.1.2-2")
-def test_a_version_that_is_not_spoken_yet_is_refused(world: World) -> None:
-    """MQTT 5.0 gets return code 1 in the form of 3.1.1, which clients take as a hint to try that; then the end."""
+def test_a_version_that_nobody_speaks_is_refused(world: World) -> None:
+    """Level 6 gets return code 1 in the form of 3.1.1, which every client understands; then the end."""
     peer = world.peer(version=4)
-    peer.send(bytes.fromhex("10 10 00 04 4D 51 54 54 05 02 00 00 00 00 03 61 62 63"))
+    peer.send(bytes.fromhex("10 10 00 04 4D 51 54 54 06 02 00 00 00 00 03 61 62 63"))
     assert peer.bytes().hex(" ") == "20 02 00 01"
     assert peer.closed
 

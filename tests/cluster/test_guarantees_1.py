@@ -34,8 +34,8 @@ def test_g1_acknowledged_means_safe(cluster: Callable[..., Cluster], killed: str
     """SIGKILL of a node in the very moment of an acknowledgement: sessions that were online or offline get it all."""
     nodes = cluster(3)
     at, refuge = {"publisher's node": (0, 2), "subscriber's node": (1, 0), "another node": (2, 0)}[killed]
-    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 400)) for qos in (1, 2)]
-    online = Subscriber("online", ("load/#", 2))
+    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 400), level=3 + qos) for qos in (1, 2)]
+    online = Subscriber("online", ("load/#", 2), level=5)
     offline = Subscriber("offline", ("load/+", 2))
     everybody = Pump(*publishers, online, offline)
     online.connect(nodes[1].address)
@@ -68,13 +68,14 @@ def test_g1_acknowledged_means_safe(cluster: Callable[..., Cluster], killed: str
     nodes.start()
 
 
-def test_g2_exactly_once_while_sessions_move(cluster: Callable[..., Cluster]) -> None:
+@pytest.mark.parametrize("level", [4, 5])
+def test_g2_exactly_once_while_sessions_move(cluster: Callable[..., Cluster], level: int) -> None:
     """A subscriber moves 50 times between three nodes under QoS 2 traffic, a publisher 25 times: every message comes
     exactly once and in order. Some moves find the old connection open, some closed."""
     nodes = cluster(3)
     staying = Publisher("staying", "moves/staying", 2, [])
-    moving = Publisher("moving", "moves/moving", 2, [])
-    reader = Subscriber("reader", ("moves/#", 2))
+    moving = Publisher("moving", "moves/moving", 2, [], level=5)
+    reader = Subscriber("reader", ("moves/#", 2), level=level)
     everybody = Pump(staying, moving, reader)
     reader.connect(nodes[0].address)
     everybody.until(lambda: reader.subscribed)
@@ -203,8 +204,8 @@ def test_g4_order_while_redis_connections_are_cut(cluster: Callable[..., Cluster
     """2,000 QoS 1 messages across nodes while all connections to Redis are cut every 200 ms: none is lost, each first
     arrives in order, for a clean session (by link) and a persistent one (by its queue); QoS 2 beside it comes once."""
     nodes = cluster(2)
-    publishers = [Publisher(f"publisher{qos}", f"cut/{qos}", qos, []) for qos in (1, 2)]
-    readers = [Subscriber(name, ("cut/#", 2), clean=name == "clean") for name in ("clean", "kept")]
+    publishers = [Publisher(f"publisher{qos}", f"cut/{qos}", qos, [], level=6 - qos) for qos in (1, 2)]
+    readers = [Subscriber("clean", ("cut/#", 2), clean=True), Subscriber("kept", ("cut/#", 2), level=5)]
     everybody = Pump(*publishers, *readers)
     for reader in readers:
         reader.connect(nodes[1].address)

@@ -136,8 +136,8 @@ def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
     flows between clients of one node, a new client is told "server unavailable", and afterwards everything that was
     acknowledged is there, once and in order where that was promised."""
     nodes = cluster(2)
-    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 300)) for qos in (1, 2)]
-    readers = [Subscriber(name, ("load/#", 2), clean=name == "clean") for name in ("clean", "kept")]
+    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 300), level=3 + qos) for qos in (1, 2)]
+    readers = [Subscriber("clean", ("load/#", 2), clean=True, level=5), Subscriber("kept", ("load/#", 2))]
     everybody = Pump(*publishers, *readers)
     for reader in readers:
         reader.connect(nodes[1].address)

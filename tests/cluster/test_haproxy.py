@@ -64,7 +64,7 @@ class Balanced:
         """The file, with the addresses and ports of this test."""
         text = CONFIG.read_text()
         for pattern, replacement, times in (
-            (r"10\.0\.0\.(?=\d)", self._net, 6),
+            (r"10\.83\.0\.(?=\d)", self._net, 6),
             (r"(?<=bind ):", f"{self._net}10:", 2),
             (r"(?<=\d:)1883\b", self._ports[MQTT], 4),
             (r"(?<=\d:)8083\b", self._ports[WEB], 4),
@@ -80,9 +80,9 @@ class Balanced:
 
     def start_node(self, name: str) -> None:
         node = self.nodes[name]
-        seen = sum("listening for probes" in line for line in node.log.lines)
+        seen = sum("listening for WebSocket" in line for line in node.log.lines)
         node.start()
-        until(lambda: sum("listening for probes" in line for line in node.log.lines) > seen)
+        until(lambda: sum("listening for WebSocket" in line for line in node.log.lines) > seen)
 
     def start(self) -> None:
         self.redis.start()

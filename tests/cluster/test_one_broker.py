@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import ExitStack
+from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.cluster.nodes import PATIENCE, Cluster
-from tests.interop.test_paho import Client
+from tests.interop.test_paho import Client, properties
 from tests.support import wire
 from tests.support.process import Broker
 from tests.support.wire import Published, Wire
@@ -172,6 +176,53 @@ def test_paho_across_nodes(two_nodes: Cluster) -> None:
         assert came == list(range(300))
     assert all(message.qos == int(message.topic[-1]) for message in messages)
     reader.leave()
+    writer.leave()
+
+
+def test_paho_with_mqtt_5_across_nodes(two_nodes: Cluster) -> None:
+    """A session that was made at one node gets at the other, from its queue and live, the messages with their
+    properties, by its subscriptions' options and with their identifiers. Whoever is taken over is told so."""
+
+    def connect(client_id: str, node: int, clean: bool = False) -> Client:
+        client = Client(client_id, clean, paho.MQTTv5)
+        assert client.connect(Broker.host, two_nodes[node].port) == (client_id in known)
+        known.add(client_id)
+        return client
+
+    def publish(payload: str) -> None:
+        more = properties(PacketTypes.PUBLISH, **said)
+        writer.paho.publish("paho5/a", payload, 1, retain=True, properties=more).wait_for_publish(PATIENCE)
+
+    known: set[str] = set()
+    said = {"ContentType": "text", "UserProperty": [("k", "2"), ("k", "1")], "MessageExpiryInterval": 100_000}
+    reader, writer = connect("paho5-reader", 0), connect("paho5-writer", 1)
+    for identifier, topic in ((5, "paho5/+"), (6, "paho5/#")):
+        reader.paho.subscribe(
+            topic,
+            options=SubscribeOptions(1, retainAsPublished=True, retainHandling=2),
+            properties=properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=identifier),
+        )
+        assert reader.granted.get(timeout=PATIENCE) == [1]
+    reader.leave()
+    publish("queued")
+    reader = connect("paho5-reader", 1)
+    publish("live")
+    moved = connect("paho5-reader", 0)
+    ended: Any = reader.ended.get(timeout=PATIENCE)
+    assert ended.value == 0x8E
+    publish("from the other node")
+    messages = [*reader.messages.queue, *moved.take(1)]
+    while messages[-1].payload != b"from the other node":
+        messages += moved.take(1)
+    assert list(dict.fromkeys(message.payload for message in messages)) == [b"queued", b"live", b"from the other node"]
+    for message in messages:
+        found = message.properties
+        assert found is not None
+        assert (found.ContentType, found.UserProperty) == (said["ContentType"], said["UserProperty"])
+        assert 0 <= 100_000 - found.MessageExpiryInterval <= PATIENCE
+        assert sorted(found.SubscriptionIdentifier) == [5, 6]
+        assert message.retain
+    moved.leave()
     writer.leave()
 
 

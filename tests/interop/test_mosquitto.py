@@ -12,7 +12,7 @@ import pytest
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, TLS, UNIX, Broker, Process
 
-VERSIONS = ["mqttv31", "mqttv311"]
+VERSIONS = ["mqttv31", "mqttv311", "mqttv5"]
 DEADLINE = 20
 
 
@@ -35,16 +35,16 @@ class Tools:
         command = ["mosquitto_pub", *self._where(listener), *arguments]
         subprocess.run(command, input=lines or "", text=True, check=True, timeout=DEADLINE, capture_output=True)
 
-    def sub(self, *arguments: str, listener: str = TCP) -> Process:
-        """Start mosquitto_sub; its log tells what it does, messages as lines that begin with MESSAGE."""
-        options = ["-d", "-F", "MESSAGE %t %q %r %p"]
+    def sub(self, *arguments: str, listener: str = TCP, shown: str = "%t %q %r %p") -> Process:
+        """Start mosquitto_sub; its log tells what it does, messages as lines with MESSAGE and what is to be `shown`."""
+        options = ["-d", "-F", f"MESSAGE {shown}"]
         process = Process(["stdbuf", "-oL", "mosquitto_sub", *self._where(listener), *options, *arguments], self._run)
         self.started.append(process)
         return process
 
-    def subscribed(self, *arguments: str, listener: str = TCP) -> Process:
+    def subscribed(self, *arguments: str, listener: str = TCP, shown: str = "%t %q %r %p") -> Process:
         """As `sub`, and wait for SUBACK."""
-        process = self.sub(*arguments, listener=listener)
+        process = self.sub(*arguments, listener=listener, shown=shown)
         process.log.wait_for("^Subscribed")
         return process
 
@@ -106,6 +106,7 @@ def test_persistent_session(tools: Tools, version: str) -> None:
     """A subscriber with -c finds, in order, what was published at QoS 1 and 2 while it was away."""
     topic = f"mosquitto/away/{version}"
     session = ["-V", version, "-c", "-i", f"away-{version}", "-q", "2", "-t", topic]
+    session += ["-x", "300"] if version == "mqttv5" else []
     # -E: leave after the subscription was acknowledged.
     assert messages(tools.sub(*session, "-E")) == []
     tools.pub("-V", version, "-q", "1", "-t", topic, "-m", "one")
@@ -129,3 +130,94 @@ def test_larger_than_a_packet_buffer(tools: Tools, tmp_path: Path) -> None:
     sub = tools.subscribed("-q", "1", "-t", "mosquitto/file", "-C", "1")
     tools.pub("-q", "1", "-t", "mosquitto/file", "-f", str(tmp_path / "file"))
     assert messages(sub) == [f"mosquitto/file 1 0 {content}"]
+
+
+SAID = [
+    *("-D", "publish", "content-type", "text/plain"),
+    *("-D", "publish", "response-topic", "answers"),
+    *("-D", "publish", "correlation-data", "question-7"),
+    *("-D", "publish", "payload-format-indicator", "1"),
+    *("-D", "publish", "message-expiry-interval", "1000"),
+    *("-D", "publish", "user-property", "k", "2"),
+    *("-D", "publish", "user-property", "k", "1"),
+]
+SHOWN = "%C|%R|%D|%F|%P|%S|%p"
+
+
+@pytest.mark.parametrize("retain", [False, True], ids=["live", "retained"])
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+def test_properties(tools: Tools, qos: str, retain: bool) -> None:
+    """All that MQTT 5.0 lets a publisher say arrives, with the identifier of the subscription that brought it."""
+    topic = f"mosquitto/properties/{qos}/{retain}"
+    wanted = ["-V", "mqttv5", "-q", "2", "-t", topic, "-C", "1", "-D", "subscribe", "subscription-identifier", "77"]
+    said = ["-V", "mqttv5", "-q", qos, "-t", topic, "-m", "here", *SAID]
+    if retain:
+        tools.pub(*said, "-r")
+        sub = tools.sub(*wanted, shown=SHOWN)
+    else:
+        sub = tools.subscribed(*wanted, shown=SHOWN)
+        tools.pub(*said)
+    assert messages(sub) == ["text/plain|answers|question-7|1|k:2 k:1|77|here"]
+
+
+def test_properties_of_a_will(tools: Tools) -> None:
+    """A will carries them as well, and comes after its delay, here the end of its session."""
+    topic = "mosquitto/will/properties"
+    watcher = tools.subscribed("-V", "mqttv5", "-q", "1", "-t", topic, "-C", "1", shown=SHOWN)
+    will = ["--will-topic", topic, "--will-payload", "gone", "--will-qos", "1", "-D", "will", "content-type", "text"]
+    will += ["-D", "will", "user-property", "k", "v", "-D", "will", "will-delay-interval", "60"]
+    tools.subscribed("-V", "mqttv5", "-t", "mosquitto/other", *will).kill()
+    assert messages(watcher) == ["text||||k:v||gone"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+def test_versions_hear_each_other(tools: Tools, version: str, qos: str) -> None:
+    """What MQTT 5.0 says with properties reaches clients of each version, and theirs reaches it."""
+    topic = f"mosquitto/versions/{version}/{qos}"
+    older = tools.subscribed("-V", version, "-q", "2", "-t", topic, "-C", "2")
+    newer = tools.subscribed("-V", "mqttv5", "-q", "2", "-t", topic, "-C", "2")
+    tools.pub("-V", "mqttv5", "-q", qos, "-t", topic, "-m", "new", *SAID)
+    tools.pub("-V", version, "-q", qos, "-t", topic, "-m", "old")
+    expected = [f"{topic} {qos} 0 new", f"{topic} {qos} 0 old"]
+    assert messages(older) == messages(newer) == expected
+
+
+def test_a_shared_subscription(tools: Tools) -> None:
+    """Two subscribers share what is published; together they get all of it, once."""
+    wanted = [
+        "-V",
+        "mqttv5",
+        "-q",
+        "1",
+        "-t",
+        "$share/group/mosquitto/shared",
+        "-t",
+        "mosquitto/shared/end",
+        "-W",
+        "20",
+    ]
+    subs = [tools.subscribed(*wanted) for _ in range(2)]
+    tools.pub("-V", "mqttv5", "-q", "1", "-t", "mosquitto/shared", "-l", lines="".join(f"{n}\n" for n in range(50)))
+    found: list[str] = []
+    for sub in subs:
+        tools.pub("-q", "1", "-t", "mosquitto/shared/end", "-m", "end")
+        sub.log.wait_for("^MESSAGE mosquitto/shared/end")
+        found += [line.split()[-1] for line in sub.log.since(0) if line.startswith("MESSAGE mosquitto/shared ")]
+        sub.kill()
+    assert sorted(found, key=int) == [str(n) for n in range(50)]
+
+
+def test_a_message_that_expires(tools: Tools) -> None:
+    """A retained message that has had its time greets nobody; one that has time left says how much."""
+    topic = "mosquitto/expiry"
+    tools.pub(
+        "-V", "mqttv5", "-t", f"{topic}/long", "-m", "here", "-r", "-D", "publish", "message-expiry-interval", "500"
+    )
+    tools.pub(
+        "-V", "mqttv5", "-t", f"{topic}/none", "-m", "gone", "-r", "-D", "publish", "message-expiry-interval", "0"
+    )
+    [seen] = messages(tools.sub("-V", "mqttv5", "-t", f"{topic}/#", "-C", "1", shown="%t %E"))
+    name, left = seen.split()
+    assert name == f"{topic}/long"
+    assert 400 < int(left) <= 500

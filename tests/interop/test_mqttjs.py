@@ -61,6 +61,15 @@ def check(result: dict[str, Any], name: str) -> None:
     assert result["will"] == [[f"{name}/will", "gone", 1, False]]
 
 
+def check_properties(result: dict[str, Any], name: str) -> None:
+    """What a client of MQTT 5.0 sees beside that."""
+    said = {"contentType": "text", "responseTopic": "answers", "correlationData": "0,255,7"}
+    assert result["properties"] == {**said, "userProperties": [["k", "2"], ["k", "1"]], "subscriptionIdentifier": 5}
+    assert result["assigned"] > 0
+    assert result["removed"] == [0, 17]
+    assert result["refused"] == ["sent away", 142]
+
+
 def url_of(broker: Broker, transport: str) -> str:
     if transport not in broker.ports:
         pytest.skip(f"this broker does not offer {transport}")
@@ -68,7 +77,7 @@ def url_of(broker: Broker, transport: str) -> str:
     return f"{scheme}://{broker.host}:{broker.ports[transport]}{path}"
 
 
-@pytest.mark.parametrize("version", [3, 4], ids=["3.1", "3.1.1"])
+@pytest.mark.parametrize("version", [3, 4, 5], ids=["3.1", "3.1.1", "5.0"])
 @pytest.mark.parametrize("transport", [TCP, WEBSOCKET])
 def test_node(shared_broker: Broker, mqttjs: Path, transport: str, version: int) -> None:
     """MQTT.js in Node publishes, subscribes, leaves, returns and vanishes, and sees what it should."""
@@ -76,7 +85,10 @@ def test_node(shared_broker: Broker, mqttjs: Path, transport: str, version: int)
     command = ["node", str(JS / "node.mjs"), url_of(shared_broker, transport), name, str(version)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    check(json.loads(done.stdout), name)
+    result = json.loads(done.stdout)
+    check(result, name)
+    if version == 5:
+        check_properties(result, name)
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -123,16 +135,20 @@ def page(mqttjs: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
     thread.join()
 
 
-def test_browser(shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [4, 5], ids=["3.1.1", "5.0"])
+def test_browser(
+    shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], tmp_path: Path, version: int
+) -> None:
     """A page in Chromium does the same over WebSocket: browsers check the subprotocol and mask their frames."""
     require("chromium")
     address, results = page
-    url = url_of(shared_broker, WEBSOCKET)
+    name = f"browser-{version}"
+    query = urlencode({"url": url_of(shared_broker, WEBSOCKET), "name": name, "version": version})
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0"]
     chromium = Process(
-        ["env", f"TMPDIR={tmp_path}", "chromium", *options, f"{address}?{urlencode({'url': url, 'name': 'browser'})}"],
+        ["env", f"TMPDIR={tmp_path}", "chromium", *options, f"{address}?{query}"],
         tmp_path,
     )
     try:
@@ -142,4 +158,6 @@ def test_browser(shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, A
     finally:
         chromium.terminate()
     assert "error" not in result, result
-    check(result, "browser")
+    check(result, name)
+    if version == 5:
+        check_properties(result, name)

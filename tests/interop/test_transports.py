@@ -33,6 +33,7 @@ def open_wire(shared_broker: Broker, certificates: Certificates) -> Open:
 
 
 @pytest.mark.rule("MQTT-7.1.1-1", "MQTT-7.0.0-2")
+@pytest.mark.rule5("MQTT-4.2-1")
 @pytest.mark.parametrize("listener", [TCP, TLS, UNIX])
 def test_large_message(open_wire: Open, listener: str) -> None:
     """A message that takes many reads arrives whole and unchanged, in both directions."""

@@ -141,7 +141,8 @@ def packet_of(draw: st.DrawFn, kind: PacketType, version: int) -> Packet:
         codes = list(REASONS[kind].values()) if five else old
         return packets.Suback(draw(ids), draw(st.lists(st.sampled_from(codes), min_size=1, max_size=4)), extra(kind))
     if kind == PacketType.UNSUBSCRIBE:
-        return packets.Unsubscribe(draw(ids), draw(st.lists(filters(), min_size=1, max_size=4)), extra(kind))
+        unwanted = st.lists(filters() | shared if five else filters(), min_size=1, max_size=4)
+        return packets.Unsubscribe(draw(ids), draw(unwanted), extra(kind))
     if kind == PacketType.UNSUBACK:
         codes = list(REASONS[kind].values())
         reasons = draw(st.lists(st.sampled_from(codes), min_size=1, max_size=4)) if five else []

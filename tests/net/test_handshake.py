@@ -23,6 +23,7 @@ def refused(browser: Browser) -> tuple[int, dict[str, str], str]:
 
 
 @pytest.mark.rule("MQTT-6.0.0-3", "MQTT-6.0.0-4")
+@pytest.mark.rule5("MQTT-6.0.0-3", "MQTT-6.0.0-4")
 @pytest.mark.parametrize(
     ("offered", "selected"),
     [
@@ -41,6 +42,7 @@ def test_subprotocol_is_selected(offered: list[str], selected: str) -> None:
 
 
 @pytest.mark.rule("MQTT-6.0.0-3", "MQTT-6.0.0-4")
+@pytest.mark.rule5("MQTT-6.0.0-3", "MQTT-6.0.0-4")
 @pytest.mark.parametrize("offered", [None, "", "wamp", "MQTT", "mqtt5", "mqtt;q=1"])
 def test_no_subprotocol_of_ours(offered: str | None) -> None:
     """A client that does not offer mqtt reads why it was refused; it is never given something it did not offer."""

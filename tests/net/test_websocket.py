@@ -51,6 +51,7 @@ def final_block(data: bytes) -> bytes:
 
 
 @pytest.mark.rule("MQTT-6.0.0-2")
+@pytest.mark.rule5("MQTT-6.0.0-2")
 def test_packets_span_frames_and_share_them() -> None:
     """Where frames begin and end has no meaning: their bytes are one stream."""
     browser = Browser().open()
@@ -60,6 +61,7 @@ def test_packets_span_frames_and_share_them() -> None:
 
 
 @pytest.mark.rule("MQTT-6.0.0-2")
+@pytest.mark.rule5("MQTT-6.0.0-2")
 def test_unfinished_frame_is_handed_on() -> None:
     """A long frame is handed on as it arrives; nothing waits for its end."""
     browser = Browser().open()
@@ -97,6 +99,7 @@ def test_frames_of_one_chunk_come_together() -> None:
 
 
 @pytest.mark.rule("MQTT-6.0.0-1")
+@pytest.mark.rule5("MQTT-6.0.0-1")
 @pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536, 1_000_000])
 def test_one_binary_frame_for_each_write(size: int) -> None:
     """The client gets what is written as one binary message, whatever its length."""
@@ -123,6 +126,7 @@ def test_addresses_and_what_else_a_transport_has() -> None:
 
 
 @pytest.mark.rule("MQTT-6.0.0-1")
+@pytest.mark.rule5("MQTT-6.0.0-1")
 @pytest.mark.parametrize("text", [frame(TEXT, b"hello"), frame(TEXT, b"", fin=False), frame(TEXT)])
 def test_text_is_refused(text: bytes) -> None:
     """A text frame closes with 1003. What came before it is used, what comes after is not, and the will is due."""

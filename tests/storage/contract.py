@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from mqttcluster.core.message import Message
+from mqttcluster.core.message import FIRST_SHARED, Message
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import (
     FULL,
@@ -25,10 +25,13 @@ from mqttcluster.storage.interfaces import (
     QueueLimits,
     StoredWill,
     StoreError,
+    Target,
 )
 from tests.storage.driver import Driver, message, outcome, to
 
 Make = Callable[..., Driver]
+
+GROUP = "$share/g/t"
 
 
 def payloads(deliveries: list[Any]) -> list[tuple[int, bytes]]:
@@ -37,6 +40,11 @@ def payloads(deliveries: list[Any]) -> list[tuple[int, bytes]]:
 
 def will(text: str = "gone", delay: int = 0, topic: str = "will") -> StoredWill:
     return StoredWill(message(text, topic), delay)
+
+
+def left(store: Driver, now: float = 0.0) -> list[tuple[str, int, str, bytes]]:
+    """Orphans that are due: whose they were, their places there, their groups, and what they say."""
+    return [(o.client_id, o.sequence, o.share, o.message.payload) for o in store.due(now).orphans]
 
 
 class LastingContract:
@@ -59,6 +67,8 @@ class LastingContract:
             store.store.acknowledge("c", 1),
             store.store.release("c", 1, ()),
             store.store.read("c", 1, 0, 1),
+            store.store.will_published("c", 1),
+            store.store.drop_retained(["t"], 0.0),
             store.store.due(0.0, 1),
         ):
             with pytest.raises(StoreError):
@@ -239,6 +249,40 @@ class LastingContract:
         assert store.due(49.0).expired == []
         assert store.due(50.0).expired == [("c", first.generation)]
 
+    @pytest.mark.parametrize("expiry", [10, NEVER])
+    def test_close_may_make_a_session_stay_or_end(self, store: Driver, expiry: int) -> None:
+        first = store.open(expiry=10)
+        assert store.close("c", first.epoch, now=0.0, expiry=NEVER) is Closed.KEPT
+        assert store.due(float(2 * NEVER)).expired == []
+        second = store.open(expiry=expiry, now=float(2 * NEVER))
+        assert second.present
+        assert store.close("c", second.epoch, expiry=0) is Closed.ENDED
+        assert not store.open().present
+
+    @pytest.mark.parametrize(("expiry", "at"), [(0, 5.0), (20, 25.0), (NEVER, 65.0), (None, 15.0)])
+    def test_the_expiry_at_the_end_decides_how_long_a_will_waits(
+        self, store: Driver, expiry: int | None, at: float
+    ) -> None:
+        """MQTT 5.0: DISCONNECT "with will" may bring another Session Expiry Interval."""
+        first = store.open(expiry=10, will=will(delay=60))
+        store.close("c", first.epoch, now=5.0, expiry=expiry)
+        assert self.due(store, at - 0.1) == []
+        assert self.due(store, at) == [("c", b"gone")]
+
+    def test_a_kept_session_that_is_resumed_without_expiry_ends_with_that_connection(self, store: Driver) -> None:
+        first = store.open(expiry=100, will=will("1", delay=50))
+        store.subscribe("c", first.epoch, {"a": Subscription(1)})
+        store.close("c", first.epoch, now=0.0)
+        store.publish(message("x"), to(first))
+        second = store.open(expiry=0, will=will("2", delay=50), now=1.0)
+        assert second.present
+        assert payloads(second.queue) == [(1, b"x")]
+        assert store.close("c", second.epoch, now=2.0) is Closed.ENDED
+        assert self.due(store, 2.0) == [("c", b"2")], "the will of a session that has ended does not wait"
+        assert store.publish(message("y"), to(first)).sequences == [GONE]
+        third = store.open(now=3.0)
+        assert (third.present, third.subscriptions, third.queue) == (False, {}, [])
+
     def test_close_does_not_give_an_expiry_to_a_session_without(self, store: Driver) -> None:
         """MQTT 5.0: after a CONNECT with expiry 0, DISCONNECT may not set another [MQTT-3.14.2-2]."""
         store.open(expiry=10)
@@ -331,6 +375,41 @@ class LastingContract:
         answer = store.publish(message("y"), to(a, "a"), to(a, "nobody"), to(b, "b"), to(a, "b"))
         assert answer.sequences == [1, GONE, 2, GONE]
 
+    def test_a_run_is_queued_in_order_for_each_target(self, store: Driver) -> None:
+        """The numbers of a run follow each other, and what is published next comes behind it."""
+        one, two = store.open("one"), store.open("two")
+        store.publish(message("before"), to(two, "two"))
+        answer = store.publish_run([message(text) for text in "abc"], to(one, "one"), to(two, "two", 2))
+        assert answer.queued == [(1, 3), (2, 3)]
+        assert store.publish(message("after"), to(two, "two")).sequences == [5]
+        assert payloads(store.read("one", one.epoch, 0, 9)) == [(1, b"a"), (2, b"b"), (3, b"c")]
+        assert payloads(store.read("two", two.epoch, 1, 9)) == [(2, b"a"), (3, b"b"), (4, b"c"), (5, b"after")]
+        assert [entry.qos for entry in store.read("two", two.epoch, 1, 9)] == [2, 2, 2, 1]
+        store.acknowledge("one", one.epoch, [1, 3])
+        assert payloads(store.read("one", one.epoch, 0, 9)) == [(2, b"b")]
+
+    def test_of_a_run_a_full_queue_takes_the_beginning(self, make: Make) -> None:
+        store = make(QueueLimits(3))
+        opened = store.open()
+        assert store.publish_run([message(text) for text in "ab"], to(opened)).queued == [(1, 2)]
+        assert store.publish_run([message(text) for text in "cde"], to(opened)).queued == [(3, 1)]
+        assert store.publish_run([message(text) for text in "fg"], to(opened)).queued == [(FULL, 0)]
+        assert payloads(store.read("c", opened.epoch, 0, 9)) == [(1, b"a"), (2, b"b"), (3, b"c")]
+
+    def test_of_a_run_an_offline_queue_keeps_the_end_if_it_drops_the_oldest(self, make: Make) -> None:
+        store = make(QueueLimits(3, drop_oldest=True))
+        opened = store.open()
+        store.close("c", opened.epoch)
+        assert store.publish_run([message(text) for text in "abcde"], to(opened)).queued == [(1, 5)]
+        again = store.open()
+        assert payloads(again.queue) == [(3, b"c"), (4, b"d"), (5, b"e")]
+
+    def test_a_run_for_a_session_that_is_gone(self, store: Driver) -> None:
+        opened, other = store.open(), store.open("other")
+        store.open(clean=True)
+        answer = store.publish_run([message("a"), message("b")], to(opened), to(other, "other"))
+        assert answer.queued == [(GONE, 0), (1, 2)]
+
     def test_a_full_queue_drops_the_newest(self, make: Make) -> None:
         store = make(QueueLimits(messages=3))
         opened = store.open()
@@ -355,6 +434,39 @@ class LastingContract:
         assert payloads(again.queue) == [(1, b"1"), (4, b"5"), (5, b"6")]
         store.close("c", again.epoch, sent=5)
         assert store.publish(message("7"), to(opened)).sequences == [FULL], "all of them may have been sent"
+
+    def test_what_has_expired_makes_room(self, make: Make) -> None:
+        """A client that was away for long does not miss the news because of messages that nobody wants any more."""
+        store = make(QueueLimits(messages=4))
+        opened = store.open()
+
+        def publish(text: str, now: float, expires_at: float | None = None) -> int:
+            return store.publish(message(text, expires_at=expires_at), to(opened), now=now).sequences[0]
+
+        assert [publish("0", 1.0, 10.0), publish("1", 1.0), publish("2", 1.0, 20.0), publish("3", 1.0, 10.0)] == [1, 2, 3, 4]
+        assert publish("4", 10.0) == FULL, "the client is connected, and may have been sent any of them"
+        store.close("c", opened.epoch, sent=1)
+        assert publish("5", 9.9) == FULL
+        assert publish("6", 10.0, 15.0) == 5, "the first one may have been sent"
+        assert publish("7", 10.0) == FULL
+        assert publish("8", 15.0) == 6
+        assert publish("9", 19.0) == FULL
+        assert publish("10", 30.0) == 7
+        assert publish("11", 30.0) == FULL
+        again = store.open()
+        assert payloads(again.queue) == [(1, b"0"), (2, b"1"), (6, b"8"), (7, b"10")]
+
+    def test_what_has_expired_makes_room_before_the_oldest(self, make: Make) -> None:
+        store = make(QueueLimits(messages=60, drop_oldest=True))
+        opened = store.open()
+        store.close("c", opened.epoch)
+        for number in range(60):
+            expires_at = {45: 50.0, 50: 10.0}.get(number)
+            store.publish(message(str(number), expires_at=expires_at), to(opened), now=1.0)
+        for number in range(3):
+            store.publish(message("new"), to(opened), now=20.0)
+        dropped = {1, 2, 51}
+        assert [sequence for sequence, _ in payloads(store.open().queue)] == [n for n in range(1, 64) if n not in dropped]
 
     def test_acknowledging_forgets(self, store: Driver) -> None:
         opened = store.open()
@@ -421,6 +533,29 @@ class LastingContract:
         [kept] = store.recover().retained
         assert kept == message("4", "a", retain=True)
 
+    def test_everything_of_a_retained_message_comes_back(self, store: Driver) -> None:
+        kept = Message("tópic/→", bytes(range(256)), 1, True, "p→", {1: 1, 3: "text", 38: [("a", "b"), ("a", "c")]}, 1234.5)
+        store.publish(kept, retain=True)
+        assert store.recover().retained == [kept]
+
+    def test_expired_retained_messages_are_removed(self, store: Driver) -> None:
+        """And never a newer one in their place."""
+
+        def retain(topic: str, text: str, expires_at: float | None) -> None:
+            store.publish(message(text, topic, retain=True, expires_at=expires_at), retain=True)
+
+        for topic, expires_at in (("a", 10.0), ("b", 20.0), ("c", None), ("d", 10.0), ("e", 10.0), ("f", 10.0)):
+            retain(topic, "1", expires_at)
+        retain("d", "2", 30.0)
+        retain("e", "2", None)
+        retain("f", "", None)
+        assert set(store.drop_retained([*"abcdef", "unknown"], now=10.0)) == {"a"}
+        assert store.drop_retained([*"abcdef"], now=10.0) == {}
+        found = {each.topic: (each.payload, each.expires_at) for each in store.recover().retained}
+        assert found == {"b": (b"1", 20.0), "c": (b"1", None), "d": (b"2", 30.0), "e": (b"2", None)}
+        retain("a", "3", 40.0)
+        assert set(store.drop_retained("abcd", now=35.0)) == {"b", "d"}
+
     def test_an_empty_payload_is_queued_all_the_same(self, store: Driver) -> None:
         opened = store.open()
         assert store.publish(message("", retain=True), to(opened), retain=True).sequences == [1]
@@ -437,6 +572,12 @@ class LastingContract:
         store.close("c", first.epoch, publish_will=True, now=5.0)
         assert self.due(store, 4.0) == []
         assert store.due(5.0).wills == [("c", first.epoch, message("gone", "will"))]
+
+    def test_everything_of_a_will_comes_back(self, store: Driver) -> None:
+        left = Message("tópic", b"\0\xff", 2, True, "p", {1: 1, 2: 3600, 9: b"\0", 38: [("a", "b")]})
+        first = store.open(will=StoredWill(left, 3))
+        store.close("c", first.epoch)
+        assert store.due(3.0).wills == [("c", first.epoch, left)]
 
     def test_a_will_is_dropped_by_disconnect(self, store: Driver) -> None:
         first = store.open(will=will())
@@ -542,10 +683,23 @@ class LastingContract:
         [(client_id, epoch, text)] = store.due(0.0).wills
         assert len(store.due(0.0).wills) == 1, "due until it is published"
         assert store.publish(text, to(subscriber, "s"), retain=True, will=(client_id, epoch)).sequences == [1]
+        store.publish(message("newer", "will", retain=True), retain=True)
+        store.publish(text, to(subscriber, "s"), retain=True, will=(client_id, epoch))
+        store.will_published(client_id, epoch)
         assert store.due(1000.0).wills == []
-        again = store.publish(text, to(subscriber, "s"), will=(client_id, epoch))
+        again = store.publish(text, to(subscriber, "s"), retain=True, will=(client_id, epoch))
         assert (again.repeated, again.sequences) == (True, [])
         assert len(store.read("s", subscriber.epoch)) == 1
+        assert [kept.payload for kept in store.recover().retained] == [b"newer"]
+
+    def test_a_will_is_struck_off_whoever_had_it(self, store: Driver) -> None:
+        """Also twice, also one that is not there."""
+        opened = [store.open(will=will(str(number))) for number in range(2)]
+        store.close("c", opened[1].epoch)
+        for _ in range(2):
+            store.will_published("c", opened[0].epoch)
+            store.will_published("nobody", 1)
+        assert self.due(store, 0.0) == [("c", b"1")]
 
     def test_wills_of_several_connections(self, store: Driver) -> None:
         epochs = []
@@ -558,7 +712,94 @@ class LastingContract:
             (epochs[1], b"1"),
         ]
         store.publish(message(), will=("c", epochs[1]))
+        store.will_published("c", epochs[1])
         assert self.due(store, 9.0) == [("c", b"0"), ("c", b"2")]
+
+    # Shared subscriptions
+
+    def test_the_first_of_a_group_that_can_take_it(self, make: Make) -> None:
+        """Of a group one member gets a message, the others nothing: not who is gone, nor whose queue is full."""
+        store = make(QueueLimits(1))
+        opened = [store.open(str(number)) for number in range(4)]
+        store.publish(message("fills"), to(opened[1], "1"))
+        gone = Target("0", opened[0].generation + 9, 1, share=GROUP)
+        group = [gone, *(to(opened[n], str(n), share=GROUP) for n in (1, 2, 3))]
+        [chosen] = store.publish(message("x"), shares=[group]).chosen
+        assert (chosen.target.client_id, chosen.sequence) == ("2", 1)
+        [chosen] = store.publish(message("y"), shares=[group[:3]]).chosen
+        assert chosen.sequence == FULL
+        [chosen] = store.publish(message("z"), shares=[group[:1]]).chosen
+        assert chosen.sequence == GONE
+        assert [len(store.read(str(n), opened[n].epoch)) for n in range(4)] == [0, 1, 1, 0]
+
+    def test_each_group_and_everybody_else_gets_it(self, store: Driver) -> None:
+        """Groups are independent of each other and of ordinary subscriptions, also for one session in all of them."""
+        one, two = store.open("1"), store.open("2")
+        shares = [[to(one, "1", share=GROUP)], [to(one, "1", qos=2, share="$share/h/t", identifiers=(7,))]]
+        answer = store.publish(message("x", qos=2), to(one, "1"), to(two, "2"), shares=shares)
+        assert answer.sequences == [1, 1]
+        assert [chosen.sequence for chosen in answer.chosen] == [2, 3]
+        assert [(d.qos, d.identifiers) for d in store.read("1", one.epoch)] == [(1, ()), (1, ()), (2, (7,))]
+
+    def test_what_an_expired_member_leaves(self, store: Driver) -> None:
+        """Not acknowledged at QoS 1, or never sent at QoS 2: somebody else of the group gets it. What was sent at QoS 2
+        nobody else may get, and what came through no group goes with the session."""
+        opened = store.open(expiry=10)
+        for number, qos in enumerate([1, 2, 1, 2, 1]):
+            store.publish(message(str(number), qos=qos), shares=[[to(opened, qos=qos, share=GROUP)]])
+        store.publish(message("mine"), to(opened))
+        store.acknowledge("c", opened.epoch, done=[1])
+        assert left(store) == []
+        store.close("c", opened.epoch, sent=3, now=100.0)
+        assert left(store, 109.0) == []
+        assert store.due(110.0).expired == [("c", opened.generation)]
+        assert left(store, 110.0) == [("c", 3, GROUP, b"2"), ("c", 4, GROUP, b"3"), ("c", 5, GROUP, b"4")]
+
+    def test_what_a_wiped_member_leaves(self, store: Driver) -> None:
+        """It may have sent everything while it was connected."""
+        for connected in (True, False):
+            opened = store.open()
+            for number, qos in enumerate([1, 2, 2]):
+                store.publish(message(str(number), qos=qos), shares=[[to(opened, qos=qos, share=GROUP)]])
+            if not connected:
+                store.close("c", opened.epoch, sent=2)
+            store.open(clean=True)
+            expected = [("c", 1, GROUP, b"0")] if connected else [("c", 1, GROUP, b"0"), ("c", 3, GROUP, b"2")]
+            assert left(store) == expected
+            for orphan in store.due(0.0).orphans:
+                store.publish(orphan.message, orphan=orphan)
+
+    def test_an_orphan_is_handed_on_once(self, store: Driver) -> None:
+        """It is due until it is somebody else's, and then it is nobody's any more."""
+        first, second = store.open("1", expiry=1), store.open("2")
+        for text in "xy":
+            store.publish(message(text), shares=[[to(first, "1", share=GROUP)]])
+        store.close("1", first.epoch, sent=2)
+        store.due(1.0)
+        orphans = store.due(1.0).orphans
+        assert [orphan.message.payload for orphan in orphans] == [b"x", b"y"]
+        [chosen] = store.publish(orphans[0].message, shares=[[to(second, "2", share=GROUP)]], orphan=orphans[0]).chosen
+        assert chosen.sequence == 1
+        assert left(store, 100.0) == [("1", 2, GROUP, b"y")]
+        again = store.publish(orphans[0].message, shares=[[to(second, "2", share=GROUP)]], orphan=orphans[0])
+        assert (again.repeated, again.chosen) == (True, ())
+        store.publish(orphans[1].message, orphan=orphans[1])  # nobody is left in the group
+        assert left(store, 1000.0) == []
+        assert payloads(store.read("2", second.epoch)) == [(1, b"x")]
+
+    def test_a_repeated_exchange_goes_to_nobody_else(self, store: Driver) -> None:
+        """A publisher that sends a QoS 2 message again, after another member has come first, reaches nobody twice: also
+        when the one who had it has gone since [G2]."""
+        publisher, first, second = store.open("p"), store.open("1"), store.open("2")
+        one, two = to(first, "1", qos=2, share=GROUP), to(second, "2", qos=2, share=GROUP)
+        exchange = ("p", publisher.epoch, 7)
+        assert len(store.publish(message("x", qos=2), shares=[[one, two]], exchange=exchange).chosen) == 1
+        assert store.publish(message("x", qos=2), shares=[[two, one]], exchange=exchange).chosen == ()
+        store.open("1", clean=True)
+        assert store.publish(message("x", qos=2), shares=[[two]], exchange=exchange).chosen == ()
+        assert store.read("2", second.epoch) == []
+        store.release("p", publisher.epoch, 7)
+        assert len(store.publish(message("y", qos=2), shares=[[two]], exchange=exchange).chosen) == 1
 
     # Recovery
 
@@ -630,6 +871,30 @@ class Contract(LastingContract):
         assert store.read("c", opened.epoch) == []
         assert store.close("c", opened.epoch) is Closed.ENDED
         assert not store.open().present
+
+    def test_a_clean_member_of_a_group_has_a_queue(self, store: Driver) -> None:
+        """For what comes through its shared subscriptions, so that others get what it does not acknowledge."""
+        opened = store.open(clean=True, expiry=0)
+        assert store.subscribe("c", opened.epoch, {GROUP: Subscription(2)})
+        for number, qos in enumerate([1, 1, 2, 2]):
+            store.publish(message(str(number), qos=qos), shares=[[to(opened, qos=qos, share=GROUP)]])
+        at = FIRST_SHARED
+        assert [sequence for sequence, _ in payloads(store.read("c", opened.epoch))] == [at + n for n in (1, 2, 3, 4)]
+        assert store.acknowledge("c", opened.epoch, done=[at + 1])
+        assert store.close("c", opened.epoch, sent=at + 3) is Closed.ENDED
+        assert left(store) == [("c", at + 2, GROUP, b"1"), ("c", at + 4, GROUP, b"3")]
+        again = store.open(clean=True, expiry=0)
+        assert not again.present
+        assert store.publish(message("x"), shares=[[to(again, share=GROUP)]]).chosen[0].sequence == GONE
+
+    def test_a_clean_member_that_is_taken_over(self, store: Driver) -> None:
+        """Its session ends, and what was on its way to it goes to others."""
+        opened = store.open(clean=True, expiry=0)
+        store.subscribe("c", opened.epoch, {GROUP: Subscription(1)})
+        store.publish(message("x"), shares=[[to(opened, share=GROUP)]])
+        again = store.open(clean=True, expiry=0)
+        assert (again.present, again.wiped) == (False, opened.generation)
+        assert left(store) == [("c", FIRST_SHARED + 1, GROUP, b"x")]
 
     # Takeover and stale calls [G3]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,6 +19,7 @@ from mqttcluster.storage.interfaces import (
     Opened,
     Publication,
     Published,
+    PublishedRun,
     Recovered,
     StoredWill,
     Target,
@@ -102,6 +103,12 @@ class Driver:
     def publish(self, message: Message, *targets: Target, **fields: Any) -> Published:
         answer: Published = self.wait(self.store.publish(Publication(message, targets, **fields)))
         answer.sequences = list(answer.sequences)
+        answer.chosen = tuple(answer.chosen)
+        return answer
+
+    def publish_run(self, messages: Sequence[Message], *targets: Target, now: float = 0.0) -> PublishedRun:
+        answer: PublishedRun = self.wait(self.store.publish_run(messages, targets, now))
+        answer.queued, answer.owners = list(answer.queued), list(answer.owners)
         return answer
 
     def acknowledge(
@@ -122,6 +129,13 @@ class Driver:
     def read(self, client_id: str, epoch: int, after: int = 0, limit: int = 1000) -> list[Delivery]:
         answer: list[Delivery] = self.wait(self.store.read(client_id, epoch, after, limit))
         return answer
+
+    def drop_retained(self, topics: Iterable[str], now: float) -> dict[str, int]:
+        answer: dict[str, int] = self.wait(self.store.drop_retained(topics, now))
+        return answer
+
+    def will_published(self, client_id: str, epoch: int) -> None:
+        self.wait(self.store.will_published(client_id, epoch))
 
     def due(self, now: float, limit: int = 1000) -> Due:
         answer: Due = self.wait(self.store.due(now, limit))

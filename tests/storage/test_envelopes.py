@@ -18,6 +18,7 @@ from mqttcluster.storage.shared import (
     RetainedChange,
     RetainedHint,
     SessionChange,
+    Shared,
     Take,
 )
 
@@ -25,6 +26,8 @@ MESSAGE = Message("a/ä", b"\0payload", 1, True, "publisher", {2: 60, 38: [("k",
 ITEMS: list[Item] = [
     Forward(MESSAGE, True, []),
     Forward(Message("t", b""), False, [Doorbell("c", 2**40, 2**33, 2), Doorbell("", 1, 1, 1)], ("p", 2**50, 7)),
+    Forward(MESSAGE, True, [Doorbell("c", 1, 2, 1, True), Doorbell("d", 3, 4, 2, True, (1, 2**28 - 1)), Doorbell("", 1, 1, 1)]),
+    Shared(MESSAGE, "$share/g/a/#", "ü"),
     Take("c", 2**40),
     Given("ü", 1),
     RetainedHint(65535, RetainedChange(2**40, "a/b", MESSAGE)),
@@ -35,10 +38,12 @@ ITEMS: list[Item] = [
     SessionChange("c", 1, {}, [], whole=True),
     SessionChange("c", 1, {}, [], gone=True),
     SessionChange("c", 1, {}, [], epoch=2**50),
+    SessionChange("c", 1, {}, [], online=True, durable=False),
 ]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 longs = st.integers(0, 2**63)
+numbers = st.integers(1, 2**28 - 1)
 items = st.one_of(
     st.builds(Take, texts, longs),
     st.builds(NodeInterest, texts, st.integers(0, 255)),
@@ -55,7 +60,10 @@ items = st.one_of(
         Forward,
         st.builds(Message, texts, st.binary(max_size=50), st.integers(0, 2)),
         st.booleans(),
-        st.lists(st.builds(Doorbell, texts, longs, longs, st.integers(0, 2)), max_size=3),
+        st.lists(
+            st.builds(Doorbell, texts, longs, longs, st.integers(0, 2), st.booleans(), st.lists(numbers).map(tuple)),
+            max_size=3,
+        ),
         st.none() | st.tuples(texts, longs, longs),
     ),
 )

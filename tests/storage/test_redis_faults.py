@@ -156,6 +156,7 @@ class TestCutConnections:
             assert node.close(f"c{count}", opened.epoch) is Closed.ENDED
             assert [each[0] for each in node.due(0.0).wills] == [f"c{count}"]
             node.publish(message("gone"), will=(f"c{count}", opened.epoch))
+            node.will_published(f"c{count}", opened.epoch)
         for count in range(1, 60, 3):
             proxy.cut_after(count, requests=False)
             first = node.open(f"d{count}")

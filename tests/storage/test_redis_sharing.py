@@ -178,7 +178,9 @@ class TestWills:
         [again] = b.due(WILL_LEASE).wills
         assert again == (client_id, epoch, text)
         assert a.publish(text, to(subscriber, "s"), will=(client_id, epoch)).sequences == [1]
-        assert b.publish(text, to(subscriber, "s"), to(late, "l"), will=(client_id, epoch)).repeated
+        assert b.publish(text, to(subscriber, "s"), to(late, "l"), will=(client_id, epoch)).sequences == [GONE, 1]
+        b.will_published(client_id, epoch)
+        assert a.publish(text, to(subscriber, "s"), will=(client_id, epoch)).repeated
 
     def test_a_taken_will_is_not_cancelled(self, a: Node, b: Node) -> None:
         opened = a.open(will=StoredWill(message("gone"), 5))

@@ -144,14 +144,25 @@ class SameAnswers(RuleBasedStateMachine):
             retain,
             None if exchange is None else (exchange[0], self.epoch(exchange[0], exchange[1]), exchange[2]),
             None if will is None else self.wills[-will % len(self.wills)],
+            now=self.now,
         )
         self.ask("publish", publication)
 
-    @rule(client=clients, text=st.sampled_from("123"), times=st.integers(1, 4))
-    def fill(self, client: str, text: str, times: int) -> None:
+    @rule(client=clients, text=st.sampled_from("123"), times=st.integers(1, 4), lasts=st.sampled_from([None, 1.0, 9.0]))
+    def fill(self, client: str, text: str, times: int, lasts: float | None) -> None:
+        expires_at = None if lasts is None else self.now + lasts
         for _ in range(times):
             target = Target(client, self.given[client][-1][1], 2, identifiers=(times,))
-            self.ask("publish", Publication(message(text), [target]))
+            self.ask("publish", Publication(message(text, expires_at=expires_at), [target], now=self.now))
+
+    @rule(topic=st.sampled_from("rst"), lasts=st.sampled_from([None, 1.0, 9.0]))
+    def retain(self, topic: str, lasts: float | None) -> None:
+        expires_at = None if lasts is None else self.now + lasts
+        self.ask("publish", Publication(message("kept", topic, expires_at=expires_at), retain=True))
+
+    @rule(topics=st.lists(st.sampled_from("rst"), unique=True))
+    def drop_retained(self, topics: list[str]) -> None:
+        self.ask("drop_retained", topics, self.now)
 
     @rule(client=clients, old=back, done=some, received=some, completed=some)
     def acknowledge(self, client: str, old: int, done: list[int], received: list[int], completed: list[int]) -> None:
@@ -164,6 +175,10 @@ class SameAnswers(RuleBasedStateMachine):
     @rule(client=clients, old=back, after=st.integers(0, 10), limit=st.integers(1, 5))
     def read(self, client: str, old: int, after: int, limit: int) -> None:
         self.ask("read", client, self.epoch(client, old), after, limit)
+
+    @rule(will=st.integers(1, 3))
+    def will_published(self, will: int) -> None:
+        self.ask("will_published", *self.wills[-will % len(self.wills)])
 
     @rule(limit=st.integers(1, 4))
     def due(self, limit: int) -> None:

@@ -108,6 +108,25 @@ def test_batches_are_bounded() -> None:
     bench.stop()
 
 
+def test_an_observer_is_told_of_each_batch() -> None:
+    """How many calls shared it, how many of them failed, and how long it took; before any of them is answered."""
+    bench = Bench()
+    told: list[tuple[int, int, int]] = []
+
+    def observe(seconds: float, calls: int, failures: int) -> None:
+        assert seconds > 0
+        told.append((calls, failures, len(bench.answers)))
+
+    bench.worker.observer = observe
+    release = bench.hold()
+    bench.diary.failing.add("b")
+    bench.submit("a", "b", "c")
+    release()
+    bench.run()
+    assert told == [(1, 0, 0), (3, 1, 0)]
+    bench.stop()
+
+
 def test_a_call_that_fails_takes_nothing_with_it() -> None:
     bench = Bench()
     release = bench.hold()

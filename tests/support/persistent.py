@@ -18,10 +18,12 @@ from tests.support.wire import Address, Framer, Packet, Published, Wire, WireErr
 
 
 class Peer:
-    """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one."""
+    """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one. `level` 4
+    is MQTT 3.1.1, 5 is 5.0."""
 
-    def __init__(self, client_id: str, known: bool = False, clean: bool = False) -> None:
+    def __init__(self, client_id: str, known: bool = False, clean: bool = False, level: int = 4) -> None:
         self.client_id = client_id
+        self.level = level
         self.known = known
         self.clean = clean
         self.socket: socket.socket | None = None
@@ -31,8 +33,13 @@ class Peer:
     def connect(self, address: Address) -> None:
         """CONNECT; the broker must know a persistent session exactly if it acknowledged it before."""
         connection = Wire(address)
-        connection.send(wire.connect(self.client_id, clean=self.clean))
-        connection.expect(bytes([0x20, 2, self.known, 0]))
+        connection.send(wire.connect(self.client_id, clean=self.clean, level=self.level))
+        if self.level == 5:
+            answer = connection.packet()
+            if answer.type != wire.CONNACK or answer.body[:2] != bytes([self.known, 0]):
+                raise WireError(f"{self.client_id}: unexpected {answer.hex(' ')}")
+        else:
+            connection.expect(bytes([0x20, 2, self.known, 0]))
         self.known = not self.clean
         self._first = connection.rest()
         self._framer = connection.framer
@@ -91,8 +98,10 @@ class Publisher(Peer):
     `safe` has the payloads whose PUBACK or PUBREC came, in that order.
     """
 
-    def __init__(self, client_id: str, topic: str, qos: int, payloads: Iterable[bytes], window: int = 20) -> None:
-        super().__init__(client_id)
+    def __init__(
+        self, client_id: str, topic: str, qos: int, payloads: Iterable[bytes], window: int = 20, level: int = 4
+    ) -> None:
+        super().__init__(client_id, level=level)
         self.topic, self.qos, self.window = topic, qos, window
         self.safe: list[bytes] = []
         self._waiting = deque(payloads)
@@ -113,7 +122,7 @@ class Publisher(Peer):
         again = [
             wire.pubrel(packet_id)
             if payload is None
-            else wire.publish(self.topic, payload, self.qos, packet_id, dup=True)
+            else wire.publish(self.topic, payload, self.qos, packet_id, dup=True, level=self.level)
             for packet_id, payload in self._open.items()
         ]
         self.send(b"".join(again))
@@ -127,7 +136,7 @@ class Publisher(Peer):
             payload, packet_id = self._waiting.popleft(), self._next_id
             self._next_id = packet_id % 65535 + 1
             self._open[packet_id] = payload
-            burst.append(wire.publish(self.topic, payload, self.qos, packet_id))
+            burst.append(wire.publish(self.topic, payload, self.qos, packet_id, level=self.level))
         if burst:
             self.send(b"".join(burst))
 
@@ -157,8 +166,10 @@ class Subscriber(Peer):
     It subscribes at its first connection; `subscribed` is true once SUBACK came.
     """
 
-    def __init__(self, client_id: str, *filters: tuple[str, int], known: bool = False, clean: bool = False) -> None:
-        super().__init__(client_id, known, clean)
+    def __init__(
+        self, client_id: str, *filters: tuple[str, int], known: bool = False, clean: bool = False, level: int = 4
+    ) -> None:
+        super().__init__(client_id, known, clean, level)
         self._filters = filters
         self.received: list[Published] = []
         #: QoS 2 packet ids received and not released: a PUBLISH with one of them is the same message again.
@@ -167,7 +178,7 @@ class Subscriber(Peer):
 
     def connected(self) -> None:
         if not self.subscribed:
-            self.send(wire.subscribe(1, *self._filters))
+            self.send(wire.subscribe(1, *self._filters, level=self.level))
 
     @property
     def idle(self) -> bool:
@@ -181,7 +192,7 @@ class Subscriber(Peer):
             self._held.discard(packet.packet_id)
             self.send(wire.pubcomp(packet.packet_id))
         else:
-            message = packet.published
+            message = packet.published_at(self.level)
             if message.qos == 1:
                 self.received.append(message)
                 self.send(wire.puback(message.packet_id))

@@ -1,4 +1,4 @@
-"""MQTT 3.1 and 3.1.1 as bytes, and a blocking client that sends and expects them.
+"""MQTT as bytes, and a blocking client of MQTT 3.1 and 3.1.1 that sends and expects them.
 
 Nothing here imports mqttcluster: a fault in its encoder must not hide itself. Deadlines are failure bounds only.
 """
@@ -59,11 +59,15 @@ def connect(
     password: bytes | None = None,
     level: int = 4,
 ) -> bytes:
-    """CONNECT. `will` is (topic, payload, QoS, retain); `level` 3 is MQTT 3.1, 4 is 3.1.1."""
+    """CONNECT. `will` is (topic, payload, QoS, retain); `level` 3 is MQTT 3.1, 4 is 3.1.1, 5 is 5.0; there, if not `clean`,
+    the session never expires."""
     flags, fields = 0x02 if clean else 0x00, string(client_id)
+    if level == 5:
+        fields = (b"\0" if clean else b"\x05\x11\xff\xff\xff\xff") + fields
     if will is not None:
         topic, message, qos, retain = will
         flags |= 0x04 | qos << 3 | retain << 5
+        fields += b"\0" if level == 5 else b""
         fields += string(topic) + string(message)
     if username is not None:
         flags |= 0x80
@@ -76,15 +80,23 @@ def connect(
 
 
 def publish(
-    topic: str, payload: bytes = b"", qos: int = 0, packet_id: int = 0, retain: bool = False, dup: bool = False
+    topic: str,
+    payload: bytes = b"",
+    qos: int = 0,
+    packet_id: int = 0,
+    retain: bool = False,
+    dup: bool = False,
+    level: int = 4,
 ) -> bytes:
     identifier = struct.pack("!H", packet_id) if qos else b""
+    if level == 5:
+        identifier += b"\0"
     return frame(0x30 | dup << 3 | qos << 1 | retain, string(topic) + identifier + payload)
 
 
-def subscribe(packet_id: int, *filters: tuple[str, int]) -> bytes:
+def subscribe(packet_id: int, *filters: tuple[str, int], level: int = 4) -> bytes:
     body = b"".join(string(name) + bytes([qos]) for name, qos in filters)
-    return frame(0x82, struct.pack("!H", packet_id) + body)
+    return frame(0x82, struct.pack("!H", packet_id) + (b"\0" if level == 5 else b"") + body)
 
 
 def unsubscribe(packet_id: int, *filters: str) -> bytes:
@@ -143,12 +155,18 @@ class Packet(bytes):
 
     @property
     def published(self) -> Published:
+        return self.published_at(4)
+
+    def published_at(self, level: int) -> Published:
+        """The message; at level 5 without its properties, which are less than 128 bytes."""
         if self.type != PUBLISH:
             raise WireError(f"not a PUBLISH: {self.hex(' ')}")
         body, qos = self.body, self[0] >> 1 & 3
         end = 2 + int.from_bytes(body[:2], "big")
         packet_id = int.from_bytes(body[end : end + 2], "big") if qos else 0
         payload = body[end + 2 :] if qos else body[end:]
+        if level == 5:
+            payload = payload[1 + payload[0] :]
         return Published(body[2:end].decode(), payload, qos, packet_id, bool(self[0] & 1), bool(self[0] & 8))
 
 

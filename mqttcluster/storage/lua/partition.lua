@@ -1,21 +1,23 @@
 -- include guard
 -- include journal
 -- include exchange
+-- include record
 -- include session
 -- All that one node asks of one partition of the sessions, in the order it was asked, at one stroke.
 -- KEYS  1 mark  2 own (client id → node, while connected)  3 idx (client ids of lasting sessions)
---       4 due (wills by time)  5 wills (will → record, "t"will → who took it,
---       "g"client id → epoch of a connection that was ended with grace)  6 exp (client ids by the time they expire)
+--       4 due (wills and orphans by time)  5 wills (will or orphan → record, "t"will → who took it,
+--       "c"will → who of the groups was chosen, "g"client id → epoch of a connection that was ended with grace)  6 exp (client ids by the time they expire)
 --       7 un (client ids with subscriptions that the other nodes may not know)
---       then six per session: s (hash)  q (stream)  r (set: sequences with PUBREC)  i (hash: packet id → exchange number)
---       d (hash, exchange.lua)  sub (hash: filter → record)
--- ARGV  run, server, node, batch, how many messages a queue holds, whether to drop the oldest, number of messages,
+--       then six per session: s (hash)  q (stream)  r (set: sequences with PUBREC)
+--       i (hash: packet id → exchange number, and "|" and who of the groups was chosen, if anybody was)  d (hash, exchange.lua)  sub (hash: filter → record)
+-- ARGV  run, server, node, batch, how many messages a queue holds, whether to drop the oldest, now, number of messages,
 --       the messages, then the operations: a letter, the number of its arguments, and these
 -- Answers OK, what each operation answers, and what was read for it. The former is kept in the journal. Reading is
 -- repeated when a batch is, if its session has not been taken over since. An operation that meets damaged data answers
 -- ERR and reads the text; the others go on.
 -- A will is named EPOCH:CLIENTID. Fields of s: epoch, owner ('' offline), gen, seq (last sequence), sg, sent, x (last
--- exchange number), lasting, expiry (seconds), exp (when; '' never), will, delay.
+-- exchange number), lasting ('s' for one that is so only by its shared subscriptions), sh (it has had messages
+-- through them), expiry (seconds), exp (when; '' never), will, delay, soon (nothing in its queue expires before that).
 
 -- The operations. Each takes its arguments, whether it is done or, in a repeated batch, was done before.
 
@@ -25,7 +27,31 @@ local changed = false
 -- enqueue: session, gen, head, message (its number), who ('' not numbered), x, low. Answers sequence, owner, epoch
 function operations.q(again)
   local session, gen, head, message, who, x, low = take_session(), take(), take(), take(), take(), take(), take()
-  local answer = again or enqueue(session, gen, head, message, who ~= '' and who or nil, x, low)
+  local answer = again or enqueue(session, gen, head, message, who ~= '' and who or nil, x, low, false)
+  changed = true
+  return answer
+end
+
+-- enqueue several: session, gen, head, messages (a list of their numbers). Answers the first sequence, or what enqueue
+-- answers instead, for how many there was room, owner, epoch
+function operations.m(again)
+  local session, gen, head, messages = take_session(), take(), take(), take_list()
+  changed = true
+  if again then return again end
+  local answer, count = {'0', '', '0'}, 0
+  for _, message in ipairs(messages) do
+    local one = enqueue(session, gen, head, message, nil, '', '', false)
+    if count == 0 then answer = one end
+    if tonumber(one[1]) < 1 then break end
+    count = count + 1
+  end
+  return {answer[1], count, answer[2], answer[3]}
+end
+
+-- enqueue, full or not: as above
+function operations.f(again)
+  local session, gen, head, message, who, x, low = take_session(), take(), take(), take(), take(), take(), take()
+  local answer = again or enqueue(session, gen, head, message, who ~= '' and who or nil, x, low, true)
   changed = true
   return answer
 end
@@ -49,24 +75,27 @@ function operations.a()
   return 1
 end
 
--- begin an exchange: session, epoch, packet id. Answers x, low, gen; x = 0 for a session that records none, {} if stale
+-- begin an exchange: session, epoch, packet id, who of the groups is chosen, whether it is somebody else now. Answers x,
+-- low, gen, whether it was known, and who was chosen then; x = 0 for a session that records none, {} if stale
 function operations.b(again)
   local session, owned = take_owned()
-  local packet_id = take()
+  local packet_id, choices, anew = take(), take(), take() == '1'
   changed = true
   if again then return again end
   if not owned then return {} end
-  if not session.lasting then return {'0', '0', session.gen} end
+  if not session.lasting then return {'0', '0', session.gen, 0, ''} end
   local open = open_exchanges(session)
-  if not open[packet_id] then
+  local known = open[packet_id] and 1 or 0
+  if known == 0 then
+    if anew then return {} end
     renumber(session)
     session.x = digits(tonumber(session.x) + 1)
     open[packet_id] = session.x
-    redis.call('HSET', session.i, packet_id, session.x)
   end
+  if known == 0 or anew then write_exchange(session, packet_id, choices) end
   local low = tonumber(open[packet_id])
   for _, x in pairs(open) do low = math.min(low, tonumber(x)) end
-  return {open[packet_id], digits(low), session.gen}
+  return {open[packet_id], digits(low), session.gen, known, session.choices[packet_id]}
 end
 
 -- release: session, epoch, packet ids
@@ -83,14 +112,20 @@ function operations.r(again)
   return 1
 end
 
--- subscribe: session, client id, epoch, filters to remove, filters and records to add in turn
+-- subscribe: session, client id, epoch, what sequences begin behind if this makes the session last ('': it does not),
+-- filters to remove, filters and records to add in turn
 function operations.s(again)
   local session, cid = take_session(), take()
-  local owned = take() == session.epoch and session.owner ~= ''
+  local owned, first = take() == session.epoch and session.owner ~= '', take()
   local remove, add = take_list(), take_list()
   changed = true
   if again then return again end
   if not owned then return 0 end
+  if first ~= '' and not session.lasting then
+    session.lasting, session.dirty, session.seq = true, true, first
+    redis.call('HSET', session.s, 'lasting', 's')
+    redis.call('SADD', KEYS[3], cid)
+  end
   if session.lasting then
     for _, filter in ipairs(remove) do redis.call('HDEL', session.sub, filter) end
     for i = 1, #add, 2 do redis.call('HSET', session.sub, add[i], add[i + 1]) end
@@ -173,7 +208,7 @@ function operations.x(again)
     redis.call('ZADD', KEYS[4], 'XX', 'LT', now, session.epoch .. ':' .. cid)
   end
   local gen = session.gen
-  end_session(session, cid)
+  end_session(session, cid, now)
   return gen
 end
 
@@ -194,17 +229,26 @@ function operations.t(again)
   return answer, answer == 1 and redis.call('HGET', KEYS[5], will) or ''
 end
 
--- is a will waiting to be published: will
-function operations.w() return redis.call('HEXISTS', KEYS[5], take()) end
+-- is a will or an orphan waiting to be published: its name, who of the groups is chosen ('' nobody), whether it is
+-- somebody else now. Answers whether it is, and who was chosen before
+function operations.w(again)
+  local will, choices, anew = take(), take(), take() == '1'
+  changed = changed or choices ~= ''
+  if again then return again end
+  if redis.call('HEXISTS', KEYS[5], will) == 0 then return {0, ''} end
+  local before = redis.call('HGET', KEYS[5], 'c' .. will)
+  if choices ~= '' and (anew or not before) then redis.call('HSET', KEYS[5], 'c' .. will, choices) end
+  return {1, before or ''}
+end
 
--- a will has been published: will
+-- a will or an orphan has been published: its name
 function operations.v(again)
   local will = take()
   changed = true
   if again then return again end
   drop_will(will)
   local epoch, cid = string.match(will, '^(%d+):(.*)$')
-  if redis.call('HGET', KEYS[5], 'g' .. cid) == epoch then redis.call('HDEL', KEYS[5], 'g' .. cid) end
+  if cid and redis.call('HGET', KEYS[5], 'g' .. cid) == epoch then redis.call('HDEL', KEYS[5], 'g' .. cid) end
   return 1
 end
 

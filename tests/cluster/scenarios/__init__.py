@@ -37,11 +37,13 @@ elsewhere that show it on real processes (tests/cluster), or on stores alone (te
       [test_g5_a_frozen_node_that_wakes_up]
 15. a subscription while a retained publish is on its way
       test_subscribe_while_a_retained_publish_is_on_its_way
+      test_qos_0_behind_a_retained_publish_that_is_on_its_way
 16. a subscription after a retained publish nobody heard of
       test_subscribe_when_word_of_a_retained_message_was_lost
 17. a node with wills dies, then the one that cleans up
       test_node_with_wills_dies_and_then_the_one_that_cleans_up
       test_node_dies_while_it_publishes_a_will
+      test_node_dies_when_it_has_published_a_will
       [test_the_owner_and_then_its_reaper_are_killed]
 18. a will falls due as its client comes back
       test_will_falls_due_as_its_client_comes_back
@@ -52,4 +54,13 @@ elsewhere that show it on real processes (tests/cluster), or on stores alone (te
       [test_restarted_without_its_last_second]
 20. 300 calls under way, the connection is cut anywhere
       [test_300_calls_cut_anywhere]
+
+And what only MQTT 5.0 has:
+
+    a delivery with all that belongs to it goes to another node, and to a third
+      test_what_travels_with_a_delivery
+    a retained message expires as a newer one takes its place
+      test_retained_message_expires_as_another_takes_its_place
+    the node of a client whose will is delayed dies
+      test_delayed_will_outlives_its_node
 """

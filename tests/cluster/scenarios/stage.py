@@ -29,6 +29,7 @@ from mqttcluster.broker.broker import Broker
 from mqttcluster.broker.settings import Settings
 from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.packets import (
+    V5,
     Connack,
     Connect,
     Packet,
@@ -46,9 +47,10 @@ from mqttcluster.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
-from mqttcluster.storage.interfaces import QueueLimits
+from mqttcluster.storage.interfaces import NEVER, QueueLimits
 from mqttcluster.storage.redis_backplane import RedisBackplane
 from mqttcluster.storage.redis_members import Timing, members
 from mqttcluster.storage.redis_store import RedisStore
@@ -280,35 +282,39 @@ class Node:
         for peer in self.peers:
             peer.closed = True
 
-    def peer(self) -> Peer:
+    def peer(self, version: int = 4) -> Peer:
         """A network connection on which nothing was sent yet."""
-        peer = Peer(self)
+        peer = Peer(self, version)
         self.peers.append(peer)
         return peer
 
     def connect(
-        self, client_id: str, *, clean: bool = True, present: bool = False, will: Will | None = None
+        self, client_id: str, *, clean: bool = True, present: bool = False, will: Will | None = None, version: int = 4
     ) -> Peer:
-        """A client that has sent CONNECT and read its CONNACK."""
-        peer = self.peer()
+        """A client that has sent CONNECT and read its CONNACK. With MQTT 5.0 a session that is not clean never ends, too."""
+        peer = self.peer(version)
         peer.name = client_id
-        peer.send(Connect(client_id, 4, clean_start=clean, will=will))
-        peer.expect(Connack(present))
+        properties = {Prop.SESSION_EXPIRY_INTERVAL: NEVER} if version == V5 and not clean else {}
+        peer.send(Connect(client_id, version, clean_start=clean, will=will, properties=dict(properties)))
+        answer = peer.packet()
+        assert isinstance(answer, Connack)
+        assert (answer.session_present, answer.reason) == (present, Reason.SUCCESS)
         return peer
 
 
 class Peer:
     """One network connection, from the client's end. It is also the transport that the broker sees."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, version: int = 4) -> None:
         self.stage = node.stage
         self.node = node
+        self._version = version
         self.name = ""
         self.closed = False
         self._reading = True
         self._sent = b""
         self._lost = False
-        self._decoder = Decoder(version=4)
+        self._decoder = Decoder(version=version)
         self._arrived: deque[Packet] = deque()
         self._client = node.broker.connect(self, "192.0.2.1:4711", True)
         assert self._client is not None
@@ -355,7 +361,7 @@ class Peer:
 
     def send(self, *packets: Packet) -> Peer:
         """Send packets in one chunk."""
-        self._sent += b"".join(encode(packet, 4) for packet in packets)
+        self._sent += b"".join(encode(packet, self._version) for packet in packets)
         self.node.reactor.callFromThread(self._pass_on)
         return self
 

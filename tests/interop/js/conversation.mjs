@@ -1,5 +1,6 @@
 // One conversation of MQTT.js with a broker, the same in Node and in a browser.
-// `mqtt` is MQTT.js; `url` says the transport. Returns what was seen, for the test to compare.
+// `mqtt` is MQTT.js; `url` says the transport, `version` the protocol level. Returns what was seen, for the test to
+// compare.
 
 const COUNT = 100
 
@@ -17,7 +18,52 @@ function collect(client, count) {
   })
 }
 
-export async function conversation(mqtt, url, name, protocol) {
+// What only MQTT 5.0 has: properties, reason codes, ids given by the server, a word before the end.
+async function more(mqtt, url, name, options, client, result) {
+  const nameless = mqtt.connect(url, { ...options, clientId: '', clean: true })
+  const greeting = await new Promise((resolve) => nameless.on('connect', resolve))
+  result.assigned = greeting.properties.assignedClientIdentifier.length
+  await nameless.endAsync()
+
+  const userProperties = { k: ['2', '1'] }
+  const said = { contentType: 'text', responseTopic: 'answers', userProperties }
+  const correlationData = mqtt.Buffer ? mqtt.Buffer.from([0, 255, 7]) : new Uint8Array([0, 255, 7])
+  const arrived = new Promise((resolve) => {
+    client.on('message', function heard(topic, payload, packet) {
+      if (topic !== `${name}/properties`) return
+      client.off('message', heard)
+      resolve(packet.properties)
+    })
+  })
+  await client.subscribeAsync(`${name}/properties`, { qos: 1, properties: { subscriptionIdentifier: 5 } })
+  await client.publishAsync(`${name}/properties`, 'x', { qos: 1, properties: { ...said, correlationData } })
+  const found = await arrived
+  result.properties = {
+    contentType: found.contentType,
+    responseTopic: found.responseTopic,
+    correlationData: Array.from(found.correlationData).join(),
+    userProperties: [].concat(...Object.entries(found.userProperties).map(([k, v]) => [].concat(v).map((each) => [k, each]))),
+    subscriptionIdentifier: found.subscriptionIdentifier,
+  }
+
+  result.removed = []
+  for (let n = 0; n < 2; n++) {
+    const answer = await new Promise((resolve, reject) => {
+      client.unsubscribe(`${name}/properties`, (error, packet) => (error ? reject(error) : resolve(packet)))
+    })
+    result.removed.push(answer.granted ? answer.granted[0] : answer.reasonCode)
+  }
+
+  const twin = { ...options, clientId: `${name}-twin`, clean: true }
+  const first = await mqtt.connectAsync(url, twin)
+  const ended = new Promise((resolve) => first.on('disconnect', (packet) => resolve(['sent away', packet.reasonCode])))
+  const second = await mqtt.connectAsync(url, twin)
+  result.refused = await ended
+  await second.endAsync()
+}
+
+export async function conversation(mqtt, url, name, version) {
+  const protocol = version === 3 ? { protocolVersion: 3, protocolId: 'MQIsdp' } : { protocolVersion: version }
   const options = { ...protocol, reconnectPeriod: 0, connectTimeout: 20000 }
   const result = {}
 
@@ -38,6 +84,7 @@ export async function conversation(mqtt, url, name, protocol) {
   await client.publishAsync(`${name}/retained`, '', { qos: 1, retain: true })
 
   const persistent = { ...options, clientId: `${name}-away`, clean: false }
+  if (version === 5) persistent.properties = { sessionExpiryInterval: 300 }
   const away = await mqtt.connectAsync(url, persistent)
   await away.subscribeAsync(`${name}/away`, { qos: 2 })
   await away.endAsync()
@@ -59,6 +106,7 @@ export async function conversation(mqtt, url, name, protocol) {
   victim.end(true)
   result.will = await lost
 
+  if (version === 5) await more(mqtt, url, name, options, client, result)
   await client.endAsync()
   return result
 }

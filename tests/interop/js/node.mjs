@@ -3,6 +3,5 @@ import mqtt from 'mqtt'
 import { conversation } from './conversation.mjs'
 
 const [url, name, version] = process.argv.slice(2)
-const protocol = version === '3' ? { protocolVersion: 3, protocolId: 'MQIsdp' } : { protocolVersion: 4 }
-console.log(JSON.stringify(await conversation(mqtt, url, name, protocol)))
+console.log(JSON.stringify(await conversation(mqtt, url, name, Number(version))))
 process.exit(0)

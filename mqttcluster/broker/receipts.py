@@ -1,0 +1,147 @@
+"""What a client acknowledges of its deliveries.
+
+A durable session's acknowledgements are stored once a turn; PUBREL leaves after its PUBREC is on record [G2].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+from twisted.python.failure import Failure
+
+from mqttcluster.broker.sender import Sender
+from mqttcluster.broker.terms import Terms
+from mqttcluster.core.message import Delivery, packet_id
+from mqttcluster.core.session import Session
+from mqttcluster.mqtt.packets import Puback, Pubcomp, Pubrec, Pubrel
+from mqttcluster.mqtt.reasons import Reason
+from mqttcluster.storage.interfaces import IStore
+
+
+class Receipts:
+    """The acknowledgements of one connected client. `store_lost` is told when the store fails, `overtaken` when it says
+    that the session has another owner."""
+
+    __slots__ = (
+        "_completed",
+        "_done",
+        "_overtaken",
+        "_received",
+        "_recording",
+        "_sender",
+        "_session",
+        "_store",
+        "_store_lost",
+        "_terms",
+        "closed",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        sender: Sender,
+        terms: Terms,
+        store: IStore,
+        store_lost: Callable[[Failure], None],
+        overtaken: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._sender = sender
+        self._terms = terms
+        self._store = store
+        self._store_lost = store_lost
+        self._overtaken = overtaken
+        #: The connection has ended: nothing is to be sent any more.
+        self.closed = False
+        #: Sequences acknowledged in this turn, by kind of acknowledgement.
+        self._done: list[int] = []
+        self._received: list[int] = []
+        self._completed: list[int] = []
+        #: Packet ids whose PUBREC is not yet on record.
+        self._recording: set[int] = set()
+
+    def puback(self, packet: Puback) -> None:
+        """QoS 1: the client has it, or does not want it."""
+        delivery = self._session.inflight.puback(packet.packet_id)
+        if delivery is not None:
+            self.done(delivery)
+            self._sender.mark()
+
+    def done(self, delivery: Delivery) -> None:
+        """This delivery is over and may be forgotten."""
+        if self._session.keeps(delivery.sequence):
+            self._done.append(delivery.sequence)
+
+    def pubacks(self, identifiers: Collection[int]) -> None:
+        """`puback` for several."""
+        done = self._session.inflight.pubacks(identifiers)
+        if done:
+            if self._session.stored:
+                self._done.extend([d.sequence for d in done if self._session.keeps(d.sequence)])
+            self._sender.mark()
+
+    def pubcomps(self, identifiers: Iterable[int]) -> None:
+        """`pubcomp` for several, of a clean session."""
+        received = self._session.inflight.received
+        for identifier in identifiers:
+            del received[identifier]
+        self._sender.mark()
+
+    def pubrec(self, packet: Pubrec) -> None:
+        """QoS 2: the client has it. An identifier that is not known gets its PUBREL, so that the peer can finish."""
+        identifier = packet.packet_id
+        if packet.reason >= Reason.UNSPECIFIED_ERROR:
+            self._refused(identifier)
+            return
+        known = identifier in self._session.inflight
+        delivery = self._session.inflight.pubrec(identifier)
+        if delivery is not None and self._session.keeps(delivery.sequence):
+            self._received.append(delivery.sequence)
+            self._recording.add(identifier)
+        elif identifier not in self._recording:
+            self._send_pubrel(identifier, Reason.SUCCESS if known else Reason.PACKET_IDENTIFIER_NOT_FOUND)
+
+    def _refused(self, identifier: int) -> None:
+        """QoS 2: the client does not want it. That is the end of it [MQTT-4.4.0-2] of 5.0."""
+        delivery = self._session.inflight.pubrec(identifier)
+        if delivery is not None:
+            self._session.inflight.pubcomp(identifier)
+            self.done(delivery)
+            self._sender.mark()
+
+    def _send_pubrel(self, identifier: int, reason: Reason = Reason.SUCCESS) -> None:
+        frame = self._terms.encode(Pubrel(identifier, reason))
+        if frame is not None:
+            self._sender.send(frame)
+
+    def pubcomp(self, packet: Pubcomp) -> None:
+        """QoS 2: the exchange is over."""
+        sequence = self._session.inflight.pubcomp(packet.packet_id)
+        if sequence:
+            if self._session.keeps(sequence):
+                self._completed.append(sequence)
+            self._sender.mark()
+
+    def resume(self) -> None:
+        """PUBREL again, for what an earlier connection left open behind PUBREC [MQTT-4.4.0-1]."""
+        for identifier in self._session.inflight.received:
+            self._send_pubrel(identifier)
+
+    def store(self) -> None:
+        """Tell the store, once a turn, what has been acknowledged."""
+        done, received, completed = self._done, self._received, self._completed
+        if not (done or received or completed):
+            return
+        self._done, self._received, self._completed = [], [], []
+        session = self._session
+
+        def stored(current: bool) -> None:
+            self._recording.difference_update(packet_id(sequence) for sequence in received)
+            if not current:
+                self._overtaken()
+            elif not self.closed:
+                for sequence in received:  # in the order of the PUBRECs [MQTT-4.6.0-4]
+                    self._send_pubrel(packet_id(sequence))
+
+        storing = self._store.acknowledge(session.client_id, session.epoch, done, received, completed)
+        storing.addCallbacks(stored, self._store_lost)
