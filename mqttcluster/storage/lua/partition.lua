@@ -179,7 +179,10 @@ function operations.d(again)
   changed = true
   if again then return again end
   if session.owner ~= node then return 'STALE' end
-  local expiry = tonumber(redis.call('HGET', session.s, 'expiry'))
+  local v = redis.call('HMGET', session.s, 'expiry', 'lasting')
+  local expiry = tonumber(v[1])
+  -- Other nodes know of one that was resumed without expiry. It is as good as over, and `due` tells them.
+  if expiry == 0 and v[2] == '1' then expiry = 0.001 end
   return disconnect(session, cid, true, session.seq, tonumber(now), expiry, 0)
 end
 
