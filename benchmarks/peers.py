@@ -252,7 +252,8 @@ def _aedes_missing() -> str:
 
 def _aedes_version() -> str:
     asked = re.findall(r'"([\w-]+)": "([\d.]+)"', (AEDES / "package.json").read_text())
-    return ", ".join(f"{name} {version}" for name, version in asked) + f", Node {_first_number('node', '--version')}"
+    words = [version if name == "aedes" else f"{name} {version}" for name, version in asked]
+    return ", ".join([*words, f"Node {_first_number('node', '--version')}"])
 
 
 # NATS

@@ -289,7 +289,8 @@ class Config:
     queue_policy: str = _option(
         kinds.choice("drop-newest", "drop-oldest"),
         "drop-newest",
-        "what a full queue loses. drop-oldest is for sessions that are offline, and spares what may have been sent",
+        "what a full queue loses, if nothing in it has expired. drop-oldest is for sessions that are offline, and"
+        " spares what may have been sent",
         group=_LIMITS,
         others="mosquitto: the newest; EMQX 5: the oldest",
     )

@@ -1,7 +1,11 @@
 """Floor 3: the application.
 
 ``broker``        the object that holds the parts together; start and stop
-``client``        one connected client: its packets, in order
+``client``        one connected client: the life of a connection, up to its ``farewell``
+``intake``        its receiving half: bytes to packets, in order; ``handlers`` has what each packet does
+``receiving``     what it publishes: PUBLISH and PUBREL, in ``steps``; ``fast_lane`` for plain ones in runs
+``outlet``        what it gets; ``receipts`` are its acknowledgements, ``feed`` retained messages, ``sender`` the bytes
+``admission``     what a CONNECT must bring; ``terms`` is what the two ends agree on
 ``sessions``      CONNECT to CONNACK, takeover, the end of a connection
 ``publishing``    who gets a message, what must be stored first, who is told then
 ``subscribing``   SUBSCRIBE, UNSUBSCRIBE, retained messages for a new subscription
@@ -14,6 +18,7 @@ Who may connect, publish and subscribe:
 ``auth``            the words for it, and the interfaces for code from outside
 ``authentication``  one authenticator after the other; ``passwords`` is that of a file
 ``authorization``   one authorizer after the other; ``acl`` is that of a file
+``enhanced``        conversations of MQTT 5.0: ``dialogue`` carries them, ``scram`` is one
 ``permissions``     what one client may publish, as far as it has asked
 ``muted``           subscriptions that new rules have stopped
 

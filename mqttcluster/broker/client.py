@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from mqttcluster.broker.auth import Identity
 from mqttcluster.broker.dialogue import Dialogue
+from mqttcluster.broker.farewell import farewell
 from mqttcluster.broker.intake import Intake
 from mqttcluster.broker.outlet import Outlet
 from mqttcluster.broker.sender import Transport
@@ -22,10 +23,8 @@ from mqttcluster.broker.terms import Terms
 from mqttcluster.core.connection import State
 from mqttcluster.core.routing import Subscriber
 from mqttcluster.core.session import Session
-from mqttcluster.mqtt.packets import V5, V311, Connack, Connect, Disconnect, Packet, PacketType, Properties
-from mqttcluster.mqtt.properties import Prop
-from mqttcluster.mqtt.readers import REASONS
-from mqttcluster.mqtt.reasons import CONNACK_V3, MQTTError, ProtocolViolation, Reason
+from mqttcluster.mqtt.packets import V5, Connack, Connect, Packet
+from mqttcluster.mqtt.reasons import MQTTError, ProtocolViolation, Reason
 
 if TYPE_CHECKING:
     from mqttcluster.broker.broker import Broker
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 log = Logger(namespace="mqttcluster.client")
 
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
-#: Reasons whose texts are for the log alone: they tell of the broker, not of what the client did.
-_OUR_OWN = frozenset((Reason.UNSPECIFIED_ERROR, Reason.SERVER_UNAVAILABLE, Reason.IMPLEMENTATION_SPECIFIC_ERROR))
 
 
 class Client(Intake):
@@ -158,45 +155,16 @@ class Client(Intake):
             raise MQTTError(Reason.PACKET_TOO_LARGE, f"the client has no room for {type(packet).__name__.upper()}")
         self.sender.send(data)
 
-    def _say_why(self, reason: Reason, remark: str) -> None:
-        """Tell the client why its connection ends, as far as its version has words for it."""
-        remark = "" if reason in _OUR_OWN else remark
-        more: Properties = {}
-        if reason is Reason.USE_ANOTHER_SERVER:
-            more[Prop.SERVER_REFERENCE] = self._broker.settings.advertise
-        terms = self.terms
-        if not terms.version:  # a CONNECT that could not be read: it may have asked for small packets
-            terms, remark = Terms(V5 if self.version == V5 else V311), ""
-        answer: Packet | None = None
-        if self.connection.accepted:
-            if terms.version == V5:
-                known = reason in REASONS[PacketType.DISCONNECT]
-                answer = Disconnect(reason if known else Reason.UNSPECIFIED_ERROR, more)
-        elif self.version == V5:  # no DISCONNECT before CONNACK [MQTT-3.14.0-1] of 5.0
-            if reason is Reason.SERVER_SHUTTING_DOWN:
-                reason = Reason.SERVER_UNAVAILABLE
-            if reason in REASONS[PacketType.CONNACK]:
-                answer = Connack(False, reason, more)
-        elif reason in CONNACK_V3 and (self.busy or reason is Reason.UNSUPPORTED_PROTOCOL_VERSION):
-            # any other refusal closes without CONNACK [MQTT-3.2.2-6]
-            answer = Connack(False, reason)
-        if answer is not None:
-            data = terms.encode(answer, remark)
-            if data is not None:
-                self.sender.send(data)
-
     # -- the end
 
     def fail(self, error: MQTTError) -> None:
         """End the connection with the answer the standard names for `error`."""
         if self.ended:
             return
-        accepted = self.connection.accepted
-        if not accepted and (self.busy or self.version == V5 or error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION):
+        has_asked = self.busy or self.version == V5 or error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION
+        if has_asked and not self.connection.accepted:
             self._broker.metrics.refuse(error.reason.name.lower())
-            self._end(error.text, reason=error.reason)
-        else:
-            self._end(error.text, reason=error.reason if accepted else None)
+        self._end(error.text, reason=error.reason)
 
     def disconnected(self, reason: Reason, expiry: int | None) -> None:
         """The client has said DISCONNECT; `expiry` is the Session Expiry Interval in it."""
@@ -265,8 +233,6 @@ class Client(Intake):
             peer=self.peer,
             reason=why,
         )
-        if reason is not None and self._lost is None:
-            self._say_why(reason, why)
         if self.outlet is not None:
             self.outlet.close()
             broker.sessions.detach(self)
@@ -278,11 +244,21 @@ class Client(Intake):
         self._check_drained()
         self._cancel_timer()
         if self._lost is None:
+            if reason is not None:
+                self._say_goodbye(reason, why)
             self._timer = broker.clock.callLater(broker.settings.connect_timeout, self._linger_timeout)
             self.sender.close()
         else:
             self._forget()
         return closing
+
+    def _say_goodbye(self, reason: Reason, why: str) -> None:
+        """The last packet: whatever else is to be sent has been collected before it [MQTT-3.14.4-1] of 5.0."""
+        accepted, elsewhere = self.connection.accepted, self._broker.settings.advertise
+        if accepted or self.busy or self.version == V5 or reason is Reason.UNSUPPORTED_PROTOCOL_VERSION:
+            packet = farewell(reason, why, self.terms, self.version, accepted, elsewhere)
+            if packet is not None:
+                self.sender.send(packet)
 
     def _forget(self) -> None:
         """There is neither a session to serve nor a connection to close."""

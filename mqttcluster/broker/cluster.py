@@ -159,10 +159,8 @@ class Cluster(Alone):
         if not subscriber.shares:
             return ()
         gone, durable = not (online or subscriber.durable), subscriber.durable
-        change = SessionChange(
-            subscriber.client_id, subscriber.generation, gone=gone, epoch=subscriber.epoch, online=online, durable=durable
-        )
-        return (change,)
+        client_id, generation, epoch = subscriber.client_id, subscriber.generation, subscriber.epoch
+        return (SessionChange(client_id, generation, gone=gone, epoch=epoch, online=online, durable=durable),)
 
     def _count(
         self,
@@ -189,7 +187,7 @@ class Cluster(Alone):
         return self._backplane.announce(changes) if changes else succeed(None)
 
     def announce_session(self, change: SessionChange, epoch: int) -> Deferred[None]:
-        """The same for a session that the store knows, owned by this node; then the store is told that everybody knows."""
+        """The same for a session of this node that the store keeps; then the store is told that everybody knows."""
 
         def known(_: None) -> None:
             self._store.announced(change.client_id, epoch).addErrback(

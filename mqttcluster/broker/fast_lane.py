@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
 
 #: Lanes that are remembered, and how long the beginning of a frame may be.
-LANES = 20_000
+LANES = 50_000
 LONGEST_HEAD = 300
 #: Deliveries made for one client before everybody else may have a turn, counted in runs.
 EFFORT = 1000
@@ -178,13 +178,13 @@ class FastLane:
         metrics.publish_received_by[figure] += run.count
         metrics.publish_bytes_received_by[figure] += run.count * run.payload_size
         if not run.qos:
-            self._hand_on(lane, run)
+            self._hand_on(client, lane, run)
             if lane.live:
                 self._cluster.cast_run(run, lane.live)
         elif lane.stored or not client.steps.delivered:
             self._in_turn(client, lane, run)
         else:
-            self._hand_on(lane, run)
+            self._hand_on(client, lane, run)
             accepting = self._cluster.link_run(run, lane.linked, {}) if lane.linked else None
             client.steps.take_run(run.acknowledgements(), run.count, len(run.data), accepting)
 
@@ -199,12 +199,17 @@ class FastLane:
     def _receivers(self, lane: Lane, run: Run) -> tuple[Receiver, ...]:
         return self._routing.match(lane.topic, run.publisher) if lane.no_local else lane.receivers
 
-    def _hand_on(self, lane: Lane, run: Run) -> None:
+    def _hand_on(self, client: Client, lane: Lane, run: Run) -> None:
         """To the receivers that are connected here."""
+        full = None
         for receiver in self._receivers(lane, run):
             outlet = receiver.subscriber.outlet
             if outlet is not None:
                 outlet.deliver_run(run, min(run.qos, receiver.qos), receiver.identifiers)
+                if outlet.full:
+                    full = outlet
+        if full is not None and not run.qos:
+            client.wait_for(full)
 
     # -- acknowledgements
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from mqttcluster.broker.handlers import HANDLERS
@@ -20,6 +21,7 @@ from mqttcluster.broker.outlet import Outlet
 from mqttcluster.broker.receiving import Receiving
 from mqttcluster.broker.sender import Sender, Transport
 from mqttcluster.broker.steps import Steps
+from mqttcluster.core import routing
 from mqttcluster.core.connection import Connection, State
 from mqttcluster.mqtt.packets import (
     Disconnect,
@@ -41,6 +43,8 @@ log = Logger(namespace="mqttcluster.client")
 
 #: How long one client's packets are dealt with before everybody else has a turn, in seconds.
 SHARE_OF_A_TURN = 0.02
+#: How long a publisher waits for a receiver of its QoS 0 that is full, in seconds.
+PATIENCE = 0.02
 #: What is dealt with while the store is away, and what while this node is leaving.
 FREE = (Pingreq, Disconnect)
 FINISHING = (*FREE, Puback, Pubrec, Pubrel, Pubcomp)
@@ -59,6 +63,7 @@ class Intake:
         "_reading",
         "_resting",
         "_transport",
+        "_waiting",
         "busy",
         "connection",
         "ended",
@@ -87,6 +92,8 @@ class Intake:
         self._processing = False
         #: A packet that waits for the store to come back, or for other nodes to take what they are sent.
         self._held: Packet | None = None
+        #: Gives up waiting for a receiver that takes more slowly than this client sends.
+        self._waiting: IDelayedCall | None = None
         self._draining: Deferred[None] | None = None
         self._awaits_deliveries = False
         self.steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._advanced)
@@ -122,7 +129,8 @@ class Intake:
     @property
     def blocked(self) -> bool:
         """Whether nothing more is to be taken from what it has sent."""
-        return self.busy or self._resting or self.sender.full or self.receiving.full
+        resting = self._resting or self._waiting is not None
+        return self.busy or resting or self.sender.full or self.receiving.full
 
     def _process(self) -> None:
         if self._processing or self.ended:
@@ -207,6 +215,27 @@ class Intake:
 
     def _rested(self) -> None:
         self._resting = False
+        self._process()
+
+    def wait_for(self, receiver: routing.Outlet) -> None:
+        """QoS 0 comes faster than a receiver takes it, though it does take it: wait for that a moment before more is
+        dropped. Who does not take anything is not waited for again [G9]."""
+        if self._waiting is not None or not receiver.wait(self._room_again):
+            return
+
+        def gave_up() -> None:
+            receiver.give_up()
+            self._waited()
+
+        self._waiting = self._broker.clock.callLater(PATIENCE, gave_up)
+
+    def _room_again(self) -> None:
+        if self._waiting is not None and self._waiting.active():
+            self._waiting.cancel()
+            self._waited()
+
+    def _waited(self) -> None:
+        self._waiting = None
         self._process()
 
     def _regulate_reading(self) -> None:

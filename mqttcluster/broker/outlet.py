@@ -94,11 +94,27 @@ class Outlet:
         return self.session.epoch
 
     @property
-    def ready(self) -> bool:
-        """Whether the client takes a message now: its window and its buffer have room."""
+    def room(self) -> int:
+        """How many messages the client takes now: what is left of its window, if its buffer has room."""
         session = self.session
-        waiting = session.queued + len(session.inflight)
-        return self._sender.has_room and waiting < session.window and session.tail <= session.cursor
+        if not self._sender.has_room or session.tail > session.cursor:
+            return 0
+        return session.window - session.queued - len(session.inflight)
+
+    @property
+    def full(self) -> bool:
+        """Whether the client takes its output more slowly than it comes."""
+        return self._sender.full
+
+    def wait(self, proceed: Callable[[], None]) -> bool:
+        """Call `proceed` when the client has taken output. False: it has taken none since somebody gave up waiting."""
+        if self._sender.progress:
+            self._sender.waiting = [*(self._sender.waiting or ()), proceed]
+        return self._sender.progress
+
+    def give_up(self) -> None:
+        """Somebody has waited in vain."""
+        self._sender.progress = False
 
     # -- deliveries
 

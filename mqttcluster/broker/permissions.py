@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mqttcluster.broker.client import Client
 
 #: Answers that are remembered; longer topics are asked for each time.
-CACHED_TOPICS = 1000
+CACHED_TOPICS = 10_000
 LONGEST_CACHED = 256
 
 

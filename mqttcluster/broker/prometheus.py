@@ -104,7 +104,7 @@ class NodeCollector(Collector):
             "mqttcluster_clients_connected": _by_one(versions),
             "mqttcluster_sessions": [
                 (("connected",), connected),
-                (("offline",), len(sessions.subscribers) - connected),
+                (("offline",), sessions.offline),
             ],
             "mqttcluster_takeovers_total": metrics.takeovers,
             "mqttcluster_subscriptions": len(broker.routing),

@@ -9,9 +9,9 @@ QoS 0 goes to its receivers at once. A retained message is looked at a second ti
 subscribed in between has read the old retained value and gets the new one as a live message [G6]. So other nodes are
 told of it only then, at QoS 0, too; and QoS 0 that the same publisher sends meanwhile queues up *behind* it [G4].
 
-Of each group with a matching shared subscription one member gets the message. At QoS 0 he is chosen here; at QoS 1 and 2
-the store takes the first of those whom this node names that is there and has room. When a session ends, what it had of
-its groups comes here again as an *orphan*, for somebody else [MQTT-4.8.2].
+Of each group with a matching shared subscription one member gets the message. At QoS 0 he is chosen here; at QoS 1 and
+2 the store takes the first of those whom this node names that is there and has room. When a session ends, what it had
+of its groups comes here again as an *orphan*, for somebody else [MQTT-4.8.2].
 
 In a cluster a publish has receivers on other nodes, too: `broker.cluster` sends them word when the store has answered,
 and the acknowledgement waits for it where nothing but that word holds the message.
@@ -20,6 +20,7 @@ and the acknowledgement waits for it where nothing but that word holds the messa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -29,8 +30,19 @@ from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.retained import Retained
 from mqttcluster.core.routing import Receiver, Routing, Subscriber
 from mqttcluster.core.shares import Group, Member, SharePolicy
-from mqttcluster.storage.interfaces import FULL, GONE, Chosen, IStore, Orphan, Publication, Published, StoreError, Target
+from mqttcluster.storage.interfaces import (
+    FULL,
+    GONE,
+    Chosen,
+    IStore,
+    Orphan,
+    Publication,
+    Published,
+    StoreError,
+    Target,
+)
 
+T = TypeVar("T")
 
 #: Retained messages that are removed at one stroke when their time is over.
 EXPIRED_AT_ONCE = 1000
@@ -70,6 +82,7 @@ class Plan:
         "nodes",
         "owners",
         "picked",
+        "promised",
         "publication",
         "queued",
         "receivers",
@@ -92,6 +105,8 @@ class Plan:
         self.queued: list[tuple[Subscriber, Target]] = []
         self.sequences: list[int] = []
         self.picked: list[Member] = []
+        #: To whom of the groups the store is asked to give it.
+        self.promised: list[Subscriber] = []
         #: Somebody has a shared subscription to it.
         self.shared = False
         self.publication: Publication | None = None
@@ -117,6 +132,8 @@ class Plan:
         message = self.message
         for member in members:
             if min(message.qos, member.subscription.qos):
+                member.subscriber.promised += 1
+                self.promised.append(member.subscriber)
                 return Candidates(message, [member for member in members if member.subscription.qos])
             if member.online:
                 self.picked.append(member)
@@ -238,7 +255,10 @@ class Publishing:
     def store(self, plan: Plan) -> Deferred[None]:
         """Hand the publication to the store. Fires when the plan may be completed; fails with `StoreError`."""
         assert plan.publication is not None
-        return self._store.publish(plan.publication).addCallback(self._stored, plan)
+        storing = self._store.publish(plan.publication)
+        if plan.promised:
+            storing.addBoth(_answered, plan)
+        return storing.addCallback(self._stored, plan)
 
     def _stored(self, answer: Published, plan: Plan) -> Deferred[None]:
         publication = plan.publication
@@ -266,7 +286,9 @@ class Publishing:
         plan.owners.extend(answer.owners or [("", 0)] * len(answer.sequences))
         plan.exchange = plan.exchange or answer.exchange
         for chosen in answer.chosen:
-            plan.queued.append((self._member(chosen), chosen.target))
+            subscriber = self._member(chosen)
+            subscriber.backlog = chosen.waiting
+            plan.queued.append((subscriber, chosen.target))
             plan.sequences.append(chosen.sequence)
             plan.owners.append(chosen.owner)
 
@@ -284,7 +306,8 @@ class Publishing:
         plan.look_at_nodes(self._routing.nodes(plan.message.topic))
         if not targets:
             return succeed(None)
-        return self._store.publish(Publication(plan.message, targets, now=self._now())).addCallback(self._numbered, plan)
+        publication = Publication(plan.message, targets, now=self._now())
+        return self._store.publish(publication).addCallback(self._numbered, plan)
 
     def complete(self, plan: Plan) -> Deferred[None] | None:
         """Give the message to its receivers. What this answers is to be waited for before the acknowledgement."""
@@ -317,6 +340,12 @@ class Publishing:
         if plan.picked:
             self._cluster.cast_shared(message, [member for member in plan.picked if not _pick(message, member)])
             plan.picked.clear()
+
+
+def _answered(answer: T, plan: Plan) -> T:
+    for subscriber in plan.promised:
+        subscriber.promised -= 1
+    return answer
 
 
 def _pick(message: Message, member: Member) -> bool:

@@ -17,7 +17,7 @@ from mqttcluster.broker.permissions import Permissions
 from mqttcluster.broker.publishing import Plan
 from mqttcluster.broker.steps import Step
 from mqttcluster.core.message import Message
-from mqttcluster.mqtt.packets import V5, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from mqttcluster.mqtt.packets import V5, Properties, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import MQTTError, ProtocolViolation, Reason
 
@@ -78,15 +78,15 @@ class Receiving:
             session.unreleased.discard(identifier)
         message = self._message(packet)
         exchange = (session.client_id, session.epoch, identifier) if qos == 2 and session.durable else None
-        behind = not qos and self._client.steps.at_most_once > 0
+        behind = not qos and client.steps.at_most_once > 0
         plan = broker.publishing.plan(message, exchange, behind=behind)
         acknowledgement = self._acknowledgement(packet, plan) if qos else b""
         if plan.publication is not None:
             step = Step(plan, acknowledgement, stored=False)
-            self._client.steps.take(step)
+            client.steps.take(step)
             self.wait_for(broker.publishing.store(plan), step)
         elif qos or behind:
-            self._client.steps.take(Step(plan, acknowledgement, stored=True))
+            client.steps.take(Step(plan, acknowledgement, stored=True))
 
     def publish_here(self, packet: Publish) -> None:
         """QoS 0 while the store is away: for this node's own clients."""
@@ -165,7 +165,7 @@ class Receiving:
         if reason is not Reason.SUCCESS:
             self._client.refused("publish", packet.topic)
             self.permissions.refused()
-        elif packet.qos == 1 and packet.packet_id in self._client.session.inbound:
+        elif packet.qos == 1 and self._client.version == V5 and packet.packet_id in self._client.session.inbound:
             return Reason.PACKET_IDENTIFIER_IN_USE
         return reason
 
@@ -197,7 +197,7 @@ class Receiving:
                 client.session.inbound.add(packet.packet_id)
         answer = Puback(packet.packet_id, reason) if packet.qos == 1 else Pubrec(packet.packet_id, reason)
         data = client.terms.encode(answer, reason.label if reason else "")
-        self._client.steps.take(Step(None, data or b"", stored=True))
+        client.steps.take(Step(None, data or b"", stored=True))
 
     # -- the store's answers
 
@@ -228,7 +228,7 @@ class Receiving:
         session.inbound.discard(identifier)  # a new message with it comes to the store behind this release
         session.unreleased.discard(identifier)
         step = Step(None, client.terms.encode(answer) or b"", stored=not session.durable)
-        self._client.steps.take(step)
+        client.steps.take(step)
         if not session.durable:
             return
 
@@ -236,15 +236,15 @@ class Receiving:
             if not current:
                 step.acknowledgement = b""
                 client.taken_over()
-            self._client.steps.stored(step)
+            client.steps.stored(step)
 
         releasing: Deferred[bool] = self._broker.store.release(session.client_id, session.epoch, [identifier])
         releasing.addCallbacks(released, self._not_stored, errbackArgs=(step,))
 
 
-def well_formed(payload: bytes, properties: dict[int, object] | object) -> bool:
+def well_formed(payload: bytes, properties: Properties) -> bool:
     """Whether a payload is UTF-8, if its properties say so."""
-    if not isinstance(properties, dict) or properties.get(Prop.PAYLOAD_FORMAT_INDICATOR) != 1:
+    if properties.get(Prop.PAYLOAD_FORMAT_INDICATOR) != 1:
         return True
     try:
         payload.decode()

@@ -48,7 +48,9 @@ class Sender:
         "_transport",
         "before_flush",
         "drained",
+        "progress",
         "size",
+        "waiting",
         "writable",
     )
 
@@ -63,6 +65,10 @@ class Sender:
         #: Bytes that wait here, not counting the transport's own buffer.
         self.size = 0
         self.writable = True
+        #: The network has taken output since somebody has waited for that in vain.
+        self.progress = True
+        #: To be called when there is room again: publishers that wait for this client a moment.
+        self.waiting: list[Callable[[], None]] | None = None
         self.before_flush: Callable[[], bool] | None = None
         self.drained: Callable[[], None] | None = None
 
@@ -109,8 +115,13 @@ class Sender:
             self._write()
             if more and self.writable:
                 self.mark()
+            self.progress = True
             if was_full and self.drained is not None:
                 self.drained()
+            if self.waiting is not None:
+                waiting, self.waiting = self.waiting, None
+                for proceed in waiting:
+                    proceed()
 
     def close(self) -> None:
         """Write what has been collected, whether or not the network takes it, and close behind it."""

@@ -163,6 +163,11 @@ class Sessions:
                 return found
 
     @property
+    def offline(self) -> int:
+        """How many durable sessions are not connected to this node."""
+        return sum(subscriber.outlet is None and subscriber.durable for subscriber in self.subscribers.values())
+
+    @property
     def look_ahead(self) -> int:
         """How many deliveries of a durable session are held in memory beside those in flight."""
         return max(2 * self._settings.max_inflight, 64)
@@ -305,8 +310,8 @@ class Sessions:
                 self.forget(subscriber)
 
     def changed(self, change: SessionChange, node: str = "") -> None:
-        """Another node tells of a session, maybe for the second time. Its connection here, if there is one, is about to be
-        taken over."""
+        """Another node tells of a session, maybe for the second time. Its connection here, if there is one, is about to
+        be taken over."""
         client_id, subscriber = change.client_id, self.subscribers.get(change.client_id)
         newer = subscriber is not None and subscriber.generation < change.generation
         same = subscriber is not None and subscriber.generation == change.generation

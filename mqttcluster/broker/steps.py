@@ -1,9 +1,9 @@
 """What a client has sent and what is not yet acknowledged, in order.
 
-A *step* is a PUBLISH, a run of them, or a PUBREL; one of QoS 0 if it is to be retained, or comes behind such a one. It passes three
-gates, each in the order of arrival: the store has answered, the message was given to its receivers, and, in a cluster,
-other nodes have accepted it. Then its acknowledgement leaves [MQTT-4.6.0-2]. While this node may not act (`may_act`)
-the steps stand still.
+A *step* is a PUBLISH, a run of them, or a PUBREL; one of QoS 0 if it is to be retained, or comes behind such a one. It
+passes three gates, each in the order of arrival: the store has answered, the message was given to its receivers, and,
+in a cluster, other nodes have accepted it. Then its acknowledgement leaves [MQTT-4.6.0-2]. While this node may not act
+(`may_act`) the steps stand still.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Steps:
         self._complete = complete
         self._acknowledge = acknowledge
         self._may_act = may_act
-        self._steps: deque[Step] = deque()
+        #: Empty without being a deque until there is one, as in `core.session`.
+        self._steps: deque[Step] | tuple[()] = ()
         #: Bytes that wait, of payload or more, and how many publishes.
         self.size = 0
         self.unacknowledged = 0
@@ -77,7 +78,7 @@ class Steps:
         self.at_most_once = 0
         #: How many of them, from the oldest on, were given to their receivers.
         self._delivered = 0
-        self._idle: list[Deferred[None]] = []
+        self._idle: list[Deferred[None]] | tuple[()] = ()
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -86,9 +87,14 @@ class Steps:
         """How many publishes wait for an acknowledgement that begins with this byte."""
         return sum(step.count for step in self._steps if step.acknowledgement[:1] == bytes((first,)))
 
+    def _add(self, step: Step) -> None:
+        if not isinstance(self._steps, deque):
+            self._steps = deque()
+        self._steps.append(step)
+
     def take(self, step: Step) -> None:
         """One more step. If nothing before it waits for the store it is given to its receivers before this returns."""
-        self._steps.append(step)
+        self._add(step)
         self.size += step.size
         self.unacknowledged += step.count
         self.at_most_once += step.at_most_once
@@ -108,7 +114,7 @@ class Steps:
             return
         step = Step(None, acknowledgements, stored=True)
         step.count, step.size = count, size
-        self._steps.append(step)
+        self._add(step)
         self._delivered += 1
         self.size += size
         self.unacknowledged += count
@@ -132,7 +138,7 @@ class Steps:
             self._delivered += 1
             self.at_most_once -= step.at_most_once
             self._deliver(step)
-        while steps and steps[0].finished:
+        while isinstance(steps, deque) and steps and steps[0].finished:
             step = steps.popleft()
             self._delivered -= 1
             self.size -= step.size
@@ -140,7 +146,7 @@ class Steps:
             if step.acknowledgement:
                 self._acknowledge(step.acknowledgement, step.count)
         if not steps and self._idle:
-            idle, self._idle = self._idle, []
+            idle, self._idle = self._idle, ()
             for waiting in idle:
                 waiting.callback(None)
         self._advanced()
@@ -170,5 +176,5 @@ class Steps:
         if not self._steps:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
-        self._idle.append(waiting)
+        self._idle = [*self._idle, waiting]
         return waiting

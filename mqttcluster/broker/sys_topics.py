@@ -33,15 +33,12 @@ class SysTopics:
         self._publishing = publishing
         self._last: dict[str, str] = {}
 
-        def offline() -> int:
-            return len(sessions.subscribers) - len(sessions.connected)
-
         self._values: dict[str, Callable[[], object]] = {
             "version": lambda: f"mqttcluster {__version__}",
             "node": lambda: node,
             "clients/connected": lambda: len(sessions.connected),
-            "clients/disconnected": offline,
-            "clients/total": lambda: len(sessions.subscribers),
+            "clients/disconnected": lambda: sessions.offline,
+            "clients/total": lambda: len(sessions.connected) + sessions.offline,
             "clients/maximum": lambda: metrics.clients_maximum,
             "clients/takeovers": lambda: metrics.takeovers,
             "connections/refused": lambda: metrics.connections_refused,

@@ -3,7 +3,7 @@ third, and the answers for topics seen a moment ago."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from mqttcluster.core.message import Delivery, Message
@@ -13,7 +13,7 @@ from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.mqtt.topics import TopicTree, split_share
 
 #: Topics whose receivers are remembered; past it the memory starts anew. Longer topics are not remembered.
-CACHED_TOPICS = 10_000
+CACHED_TOPICS = 50_000
 LONGEST_CACHED = 256
 
 
@@ -29,8 +29,18 @@ class Outlet(Protocol):
     def epoch(self) -> int: ...
 
     @property
-    def ready(self) -> bool:
-        """Whether the client takes a message now: its window and its buffer have room."""
+    def room(self) -> int:
+        """How many messages the client takes now."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the client takes its output more slowly than it comes."""
+
+    def wait(self, proceed: Callable[[], None]) -> bool:
+        """Call `proceed` when the client has taken output. False: it has taken none since somebody gave up waiting."""
+
+    def give_up(self) -> None:
+        """Somebody has waited in vain."""
 
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
@@ -50,10 +60,23 @@ class Subscriber:
 
     `generation` tells two sessions of one client id apart. `outlet` is None while the client is
     not connected to this node. `node` is another node where it is connected, as far as that is known: of sessions with
-    shared subscriptions; '' for none.
+    shared subscriptions; '' for none. `backlog` is how much waited for it there when one of its groups was last served,
+    and `promised` how much is on its way into its queue because of its groups.
     """
 
-    __slots__ = ("client_id", "durable", "epoch", "generation", "levels", "node", "outlet", "shares", "subscriptions")
+    __slots__ = (
+        "backlog",
+        "client_id",
+        "durable",
+        "epoch",
+        "generation",
+        "levels",
+        "node",
+        "outlet",
+        "promised",
+        "shares",
+        "subscriptions",
+    )
 
     def __init__(self, client_id: str, generation: int, durable: bool) -> None:
         self.client_id = client_id
@@ -63,6 +86,8 @@ class Subscriber:
         self.epoch = 0
         self.outlet: Outlet | None = None
         self.node = ""
+        self.backlog = 0
+        self.promised = 0
         self.subscriptions: dict[str, Subscription] = {}
         #: Those of them that are shared, by their whole filter.
         self.shares: set[str] = set()

@@ -59,8 +59,8 @@ class Session:
     """
 
     __slots__ = (
-        "_numbered",
         "_more",
+        "_numbered",
         "_sent_before",
         "client_id",
         "cursor",
@@ -86,7 +86,8 @@ class Session:
         self.durable = durable
         self.window = window
         self.max_queued = max_queued
-        self.queue: deque[Delivery | Part] = deque()
+        #: Empty without being a deque until something is queued: that would be most of what an idle client costs.
+        self.queue: deque[Delivery | Part] | tuple[()] = ()
         #: Messages in `queue` beyond one for each of its entries.
         self._more = 0
         self.inflight = Inflight()
@@ -125,7 +126,8 @@ class Session:
 
     def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Iterable[int]) -> None:
         """Go on from what the store knows. `queue` was read with `limit`; up to `sent` goes out with DUP."""
-        self.queue.extend(queue)
+        if queue:
+            self._waiting.extend(queue)
         self.cursor = queue[-1].sequence if len(queue) >= limit else last
         self.tail = last
         self.sent = self._sent_before = sent
@@ -136,8 +138,14 @@ class Session:
         if self.queued >= self.max_queued:
             return False
         self._numbered += 1
-        self.queue.append(Delivery(self._numbered, message, qos, retain, identifiers))
+        self._waiting.append(Delivery(self._numbered, message, qos, retain, identifiers))
         return True
+
+    @property
+    def _waiting(self) -> deque[Delivery | Part]:
+        if not isinstance(self.queue, deque):
+            self.queue = deque()
+        return self.queue
 
     @property
     def queued(self) -> int:
@@ -149,7 +157,7 @@ class Session:
         dropped."""
         count = min(run.count, self.max_queued - self.queued)
         if count > 0:
-            self.queue.append(Part(run, qos, count, self._numbered + 1))
+            self._waiting.append(Part(run, qos, count, self._numbered + 1))
             self._numbered += count
             self._more += count - 1
         return max(count, 0)
@@ -182,7 +190,7 @@ class Session:
         part.start += count
         part.sequence += count
         if part.start == part.end:
-            self.queue.popleft()
+            self._waiting.popleft()
             self._more -= count - 1
         else:
             self._more -= count
@@ -195,7 +203,7 @@ class Session:
             return
         if sequence == self.cursor + 1 and not self.reading and self.queued < self.max_queued:
             self.cursor = sequence
-            self.queue.append(delivery)
+            self._waiting.append(delivery)
         self.tail = max(self.tail, sequence)
 
     def arrived_run(self, run: Run, qos: int, sequence: int, count: int) -> None:
@@ -203,7 +211,7 @@ class Session:
         later."""
         if sequence == self.cursor + 1 and not self.reading and self.queued < self.max_queued:
             taken = min(count, self.max_queued - self.queued)
-            self.queue.append(Part(run, qos, taken, sequence))
+            self._waiting.append(Part(run, qos, taken, sequence))
             self._more += taken - 1
             self.cursor += taken
         self.tail = max(self.tail, sequence + count - 1)
@@ -216,7 +224,8 @@ class Session:
     def was_read(self, deliveries: Sequence[Delivery], limit: int, tail: int) -> None:
         """What the store answered to a read past `cursor` that was asked for when `tail` was the highest known."""
         self.reading = False
-        self.queue.extend(deliveries)
+        if deliveries:
+            self._waiting.extend(deliveries)
         if len(deliveries) < limit:
             self.cursor = max(self.cursor, tail)
         if deliveries:
@@ -235,7 +244,7 @@ class Session:
             return None
         if packet_id(delivery.sequence) in self.inflight:
             return None
-        self.queue.popleft()
+        self._waiting.popleft()
         self.inflight.sent(delivery)
         again = delivery.sequence <= self._sent_before
         self.sent = max(self.sent, delivery.sequence)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ENOUGH = 16
 #: Up to so many members are shuffled; of more, a random one is the first and his neighbours follow.
 SHUFFLED = 64
+#: A member at another node for whom so many messages wait is passed over. As his node does not tell when he has taken
+#: them, each time counts as one less; so he is tried again, the later the more there is.
+MUCH = 64
 
 _random = Random()
 
@@ -55,9 +58,11 @@ class Member:
 
     @property
     def ready(self) -> bool:
-        """Whether the client is connected and can take a message now. Only its own node knows when it cannot."""
-        outlet = self.subscriber.outlet
-        return outlet.ready if outlet is not None else bool(self.subscriber.node)
+        """Whether the client is connected and can take a message now, as far as it is known here."""
+        subscriber = self.subscriber
+        if subscriber.outlet is not None:
+            return subscriber.outlet.room > subscriber.promised
+        return bool(subscriber.node) and subscriber.backlog + subscriber.promised < MUCH
 
 
 class Group:
@@ -99,6 +104,7 @@ class Group:
             if not member.online:
                 offline.append(member)
             elif not member.ready:
+                member.subscriber.backlog -= not member.local
                 busy.append(member)
             elif policy is SharePolicy.LOCAL_FIRST and not member.local:
                 far.append(member)

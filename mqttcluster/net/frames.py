@@ -2,13 +2,13 @@
 
 ``Frames``   one connection's two directions. `receive` takes a chunk as it came from the network and tells what was in
              it: payload bytes, pings, and whether the stream has ended and why. Messages are never put together: the
-             payload of a large frame is given out as far as it is there, so that a frame or message of any length costs
-             no more memory than the chunk.
+             payload of an unfinished frame is given out as far as it is there, so that a frame or message of any
+             length costs no more memory than the chunk.
 ``Deflate``  permessage-deflate (RFC 7692) with a bound. Reading is done here, because wsproto 1.3 inflates without a
              limit, loses the "compressed" mark of a fragmented message when a ping comes between its frames, and keeps
              for ever what follows a final deflate block. Negotiation and writing are wsproto's.
 
-Memory per connection: less than `PATIENCE` and a header; with deflate up to 32 KiB of window to read
+Memory per connection: less than one frame header and one control frame; with deflate up to 32 KiB of window to read
 and about 256 KiB to write, and while a step of `STEP` compressed bytes is inflated at most 1032 times that, 4 MiB.
 """
 
@@ -23,11 +23,12 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 #: Compressed bytes to inflate in one go. Deflate makes at most 1032 bytes of one.
 STEP = 4096
 
-#: A binary frame with more bytes of payload than this is handed on in pieces, and not kept until it is complete.
-PATIENCE = 16 * 1024
-
 #: The first byte of a binary message in one frame.
 _BINARY = 0x82
+
+#: Payloads with more bytes are unmasked in four stripes, by these tables: one for each value of a byte of the mask.
+_LONG = 4096
+_XOR = [bytes(value ^ mask for value in range(256)) for mask in range(256)]
 
 #: What a sender takes off the end of each compressed message (RFC 7692, 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
@@ -103,21 +104,25 @@ class Deflate(PerMessageDeflate):
 class Frames:
     """The frames of one connection, on the server's side, after the handshake.
 
-    Whole binary frames are read here: nearly all are, and wsproto takes ten times as long. Everything else is given to
-    wsproto, frame by frame. `step` is how many bytes at a time to give to `receive`; None means a chunk as it is.
+    Binary messages in one frame are read here: nearly all are, and wsproto takes ten times as long. Everything else is
+    given to wsproto, frame by frame. `step` is how many bytes at a time to give to `receive`; None means a chunk as it
+    is.
     """
 
-    __slots__ = ("_deflate", "_fragmented", "_owed", "_reader", "_tail", "step")
+    __slots__ = ("_deflate", "_fragmented", "_left", "_mask", "_owed", "_reader", "_tail", "step")
 
     def __init__(self, deflate: Extension | None = None) -> None:
         self._deflate = deflate
         self._reader: FrameProtocol | None = None
         self.step = STEP if deflate is not None else None
+        #: Payload still to come of the binary frame that is being read, and its mask from there on.
+        self._left = 0
+        self._mask = b""
         #: What wsproto is still to get of the frame that it has begun.
         self._owed = 0
         #: Inside of a message in several frames.
         self._fragmented = False
-        #: The beginning of a frame that is not complete.
+        #: The beginning of a frame whose header is not complete.
         self._tail = b""
 
     @property
@@ -136,23 +141,27 @@ class Frames:
         data = self._tail + chunk if self._tail else chunk
         at, size, ended = 0, len(data), None
         while at < size and ended is None:
-            if not self._owed:
-                following = self._read_plain(data, at, size, payload)
-                if following > at:
-                    at = following
-                    continue
+            if self._owed:
+                part = data[at : at + self._owed]
+                self._owed -= len(part)
+                at += len(part)
+                ended = self._read(part, payload, pings)
+            else:
+                at = self._read_plain(data, at, size, payload)
                 if not self._owed:
                     break
-            part = data[at : at + self._owed]
-            self._owed -= len(part)
-            at += len(part)
-            ended = self._read(part, payload, pings)
         self._tail = data[at:]
         return Received(payload[0] if len(payload) == 1 else b"".join(payload), pings, ended)
 
     def _read_plain(self, data: bytes, at: int, size: int, payload: list[bytes]) -> int:
-        """Read whole binary frames from `at` on. Returns where the first other one begins; if the header of that is
-        there and it is not worth waiting for, wsproto is owed it."""
+        """Read binary frames from `at` on. Returns where the bytes end that can be read; if a frame of another kind
+        begins there, wsproto is owed it."""
+        if self._left:
+            part = data[at : at + self._left]
+            payload.append(_unmask(part, self._mask))
+            at += len(part)
+            self._left -= len(part)
+            self._mask = _turned(self._mask, len(part))
         while at + 2 <= size:
             first, second = data[at], data[at + 1]
             length = second & 0x7F
@@ -168,16 +177,15 @@ class Frames:
                 body += 4
             if body > size:
                 break
-            end = body + length
-            if first != _BINARY or second < 0x80 or length < least or self._fragmented:
-                self._owe(first, end - at)
+            if first != _BINARY or second < 0x80 or length < least or length >> 63 or self._fragmented:
+                self._owe(first, body - at + length)
                 break
-            if end > size:
-                if length > PATIENCE:
-                    self._owe(first, end - at)
-                break
-            payload.append(_unmask(data[body:end], data[body - 4 : body]))
-            at = end
+            mask, at = data[body - 4 : body], body + length
+            payload.append(_unmask(data[body:at], mask))
+            if at > size:
+                self._left = at - size
+                self._mask = _turned(mask, size - body)
+                return size
         return at
 
     def _owe(self, first: int, size: int) -> None:
@@ -229,9 +237,19 @@ class Frames:
         return bytes(self._protocol.close(no_code if code == no_code else code))
 
 
+def _turned(mask: bytes, number: int) -> bytes:
+    """The mask as it goes on after this number of bytes."""
+    return mask[number % 4 :] + mask[: number % 4]
+
+
 def _unmask(payload: bytes, mask: bytes) -> bytes:
     size = len(payload)
     if not size or mask == b"\0\0\0\0":
         return payload
+    if size > _LONG:
+        unmasked = bytearray(size)
+        for number in range(4):
+            unmasked[number::4] = payload[number::4].translate(_XOR[mask[number]])
+        return bytes(unmasked)
     masks = (mask * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(masks, "little")).to_bytes(size, "little")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from socket import socket
 from typing import cast
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IAddress, IConsumer, IPullProducer, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -26,11 +28,19 @@ def describe(address: IAddress) -> str:
     return f"unix:{name}" if name else "unix"
 
 
-@implementer(IPushProducer)
+@implementer(IPullProducer, IPushProducer)
 class MQTTProtocol(Protocol):
-    """One connection. It is the transport of its client, and the producer of its transport."""
+    """One connection. It is the transport of its client, and the producer of its transport.
+
+    On a plain socket output is sent at once, as far as the system takes it; only the rest goes through the transport,
+    which tells when that is gone. So most output costs no round through the reactor.
+    """
 
     client: Client | None = None
+    #: The socket to send by, None where only the transport knows how.
+    _socket: socket | None = None
+    #: The transport still has some of what was written.
+    _waiting = False
 
     def __init__(self, broker: Broker, anonymous_allowed: bool, identity: str) -> None:
         self._broker = broker
@@ -48,10 +58,13 @@ class MQTTProtocol(Protocol):
         else:
             if self._identity != "none":
                 self.client.certificate_name = lambda: client_name(self.transport, self._identity)
-            cast(IConsumer, self.transport).registerProducer(self, True)
+            if isinstance(transport, Connection) and not transport.TLS:
+                self._socket = transport.getHandle()
+            cast(IConsumer, self.transport).registerProducer(self, self._socket is None)
             self.dataReceived = self.client.data_received  # type: ignore[method-assign]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._socket = None
         if self.client is not None:
             if reason.check(ConnectionDone):
                 why = "closed by the peer without DISCONNECT"
@@ -69,7 +82,8 @@ class MQTTProtocol(Protocol):
             self.client.pause_writing()
 
     def resumeProducing(self) -> None:
-        if self.client is not None:
+        if self.client is not None and (self._waiting or self._socket is None):
+            self._waiting = False
             self.client.resume_writing()
 
     def stopProducing(self) -> None:
@@ -79,16 +93,29 @@ class MQTTProtocol(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
+        if self._socket is not None and not self._waiting:
+            try:
+                sent = self._socket.send(data)
+            except OSError:  # what it is the transport will find out
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._waiting = True
+            if self.client is not None:
+                self.client.pause_writing()
         cast(ITCPTransport, self.transport).write(data)
 
     def close(self) -> None:
         """Send what is buffered, then close."""
+        self._socket = None
         cast(IConsumer, self.transport).unregisterProducer()
         cast(IPushProducer, self.transport).resumeProducing()  # TLS has to hear the other side's goodbye
         cast(ITCPTransport, self.transport).loseConnection()
 
     def abort(self) -> None:
         """Close now."""
+        self._socket = None
         cast(ITCPTransport, self.transport).abortConnection()
 
     def pause_reading(self) -> None:

@@ -7,7 +7,7 @@ parcel of a newer version is refused as a whole. Numbers are big-endian; a text 
 =================  =====================================================================================
 parcel             version · sender · each: length (4), item
 forward (1)        match · count (4) · doorbells · exchange there (1) · [publisher · number · low] · message to the end
-each doorbell      epoch (8) · sequence (8) · flags (1) · client id · [count (4) · subscription identifiers (4 each)]
+each doorbell      epoch (8) · sequence (8) · flags (1) · client id · [count (4) · each: subscription identifier (4)]
 take (2)           epoch (8) · client id
 given (3)          epoch (8) · client id
 retained hint (4)  partition (2) · version (8) · there (1) · topic · [message to the end]

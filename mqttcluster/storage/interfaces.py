@@ -89,8 +89,8 @@ class Closed(Enum):
 
 @dataclass(slots=True)
 class Target:
-    """One session that a message is to be queued for. `generation` tells two sessions of one client id apart. `share` is
-    the shared subscription that it comes through, '' for none."""
+    """One session that a message is to be queued for. `generation` tells two sessions of one client id apart. `share`
+    is the shared subscription that it comes through, '' for none."""
 
     client_id: str
     generation: int
@@ -119,12 +119,14 @@ class Orphan:
 
 @dataclass(slots=True)
 class Chosen:
-    """Who of a group has got the message: a sequence as in `Published.sequences`, GONE or FULL if it is nobody. `owner` is
-    as in `Published.owners`."""
+    """Who of a group has got the message: a sequence as in `Published.sequences`, GONE or FULL if it is nobody.
+
+    In a store that nodes share: `owner` is as in `Published.owners`, `waiting` how many are in his queue now."""
 
     target: Target
     sequence: int
     owner: tuple[str, int] = ("", 0)
+    waiting: int = 0
 
 
 @dataclass(slots=True)
@@ -138,11 +140,12 @@ class Publication:
     published. In a store that nodes share it stays due until `IStore.will_published`, so that another node goes on with
     it if this one dies; a store with one node may forget it with this stroke.
     `shares` has for each group that is to get the message its members as targets, in the order in which they are to be
-    tried: the first that is there and has room gets it. An exchange, a will or an orphan that is published again goes to
-    the member that was chosen the first time, as long as its session is there, and not to another if that has got it.
+    tried: the first that is there and has room gets it. An exchange, a will or an orphan that is published again goes
+    to the member that was chosen the first time, as long as its session is there, and to nobody else if that has got
+    it.
     `orphan` is what this message was up to now; it is removed with the same stroke.
-    `now` (seconds since 1970) is when this is: where the queue of an offline session is full, the first message in it that
-    has expired by then, and was not sent, makes room.
+    `now` (seconds since 1970) is when this is: where the queue of an offline session is full, the first message in it
+    that has expired by then, and was not sent, makes room.
     """
 
     message: Message
@@ -289,15 +292,15 @@ class IStore(Protocol):
     def subscribe(
         self, client_id: str, epoch: int, add: Mapping[str, Subscription], remove: Iterable[str] = ()
     ) -> Deferred[bool]:
-        """Change the subscriptions of a session that outlives its connection, or the shared ones of any session; `remove`
-        comes before `add`. False: stale, nothing done."""
+        """Change the subscriptions of a session that outlives its connection, or the shared ones of any session;
+        `remove` comes before `add`. False: stale, nothing done."""
 
     def publish(self, publication: Publication) -> Deferred[Published]:
         """Queue, retain and record one message, at one stroke [G1]."""
 
     def drop_retained(self, topics: Iterable[str], now: float) -> Deferred[dict[str, int]]:
-        """Remove what is retained for these topics, as far as it has expired. Answers the topics of which that was so; in
-        a store that nodes share with the version of the removal, else with 0."""
+        """Remove what is retained for these topics, as far as it has expired. Answers the topics of which that was so;
+        in a store that nodes share with the version of the removal, else with 0."""
 
     def publish_run(self, messages: Sequence[Message], targets: Sequence[Target], now: float) -> Deferred[PublishedRun]:
         """Queue messages of one publisher, in order, for the same targets, at one stroke [G1]. They are plain: not

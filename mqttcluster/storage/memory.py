@@ -3,8 +3,8 @@
 Every call runs to its end before it returns, so its Deferred has already fired. Read `open`, `_disconnect` and
 `publish`; the rest follows from them.
 
-A session is *lasting* if it has a queue: it was opened with an expiry, or resumed, or has subscribed to a shared filter.
-One that is not has an epoch and perhaps a will, and nothing is ever queued for it.
+A session is *lasting* if it has a queue: it was opened with an expiry, or resumed, or has subscribed to a shared
+filter. One that is not has an epoch and perhaps a will, and nothing is ever queued for it.
 """
 
 from __future__ import annotations

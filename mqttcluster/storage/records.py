@@ -83,11 +83,11 @@ def decode_message(record: bytes) -> Message:
     return Message(topic, record[at:], flags & 0x03, bool(flags & _RETAIN), publisher, properties, expires_at)
 
 
-#: Where in a message record everything is that `expiry` looks at.
+#: Where in a message record everything is that `expiry_of` looks at.
 EXPIRY_WITHIN = _MESSAGE.size + 2 * 0xFFFF + _FLOAT.size
 
 
-def expiry(record: bytes) -> float:
+def expiry_of(record: bytes) -> float:
     """When a message expires (`inf`: never), from the first bytes of its record. ``lua/record.lua`` does the same."""
     _, flags, topic_length, publisher_length = _MESSAGE.unpack_from(record)
     if not flags & _EXPIRES:

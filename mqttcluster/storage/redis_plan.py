@@ -189,7 +189,13 @@ class Plan:
         return self.partition(self.keys.partition(client_id))
 
     def retain(
-        self, topic: str, record: bytes, who: str = "", x: object = "", low: object = "", expired_by: float | None = None
+        self,
+        topic: str,
+        record: bytes,
+        who: str = "",
+        x: object = "",
+        low: object = "",
+        expired_by: float | None = None,
     ) -> Slot:
         """Set what is retained for `topic`, or remove it if `record` is empty; `expired_by`: only what has expired by
         then. Answers the new version."""

@@ -33,9 +33,8 @@ def encode_head(target: Target) -> bytes:
     """What a queue entry says beside the message."""
     flags = target.qos | (_RETAIN if target.retain else 0) | (_SHARED if target.share else 0)
     share = target.share.encode()
-    return b"".join(
-        (bytes((flags,)), _SHORT.pack(len(share)) + share if share else b"", encode_identifiers(target.identifiers) or b"")
-    )
+    prefix = bytes((flags,)) + _SHORT.pack(len(share)) + share if share else bytes((flags,))
+    return prefix + (encode_identifiers(target.identifiers) or b"")
 
 
 def decode_head(head: bytes) -> tuple[int, bool, tuple[int, ...], str]:
@@ -61,12 +60,12 @@ class _Choice:
     def look(self) -> bool:
         """Whether somebody else is to be tried."""
         assert self.slot is not None
-        sequence, owner, epoch = self.slot.answer
+        sequence, owner, epoch, *waiting = self.slot.answer
         number = int(sequence)
         if number == HAD:
             self.done = True
         elif number > 0:
-            self.done, self.chosen = True, Chosen(self.target, number, (owner.decode(), int(epoch)))
+            self.done, self.chosen = True, Chosen(self.target, number, (owner.decode(), int(epoch)), waiting[0])
         else:
             self.nobody = min(self.nobody, number)
             following = next(self.rest, None)
@@ -123,7 +122,8 @@ class Choices:
 
     def look(self) -> bool:
         """Whether somebody else is to be tried. Raises `StoreError` if that cannot be said."""
-        return any([choice.look() for choice in self._choices if not choice.done])
+        again = [choice for choice in self._choices if not choice.done and choice.look()]
+        return bool(again)
 
     def result(self) -> tuple[Chosen, ...]:
         return tuple(choice.chosen for choice in self._choices if choice.chosen is not None)

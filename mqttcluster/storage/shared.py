@@ -74,8 +74,8 @@ class NodeInterest:
 @dataclass(slots=True)
 class SessionChange:
     """The subscriptions of a durable session have changed under the owner of `epoch`; word from an earlier owner that
-    comes late changes nothing. `whole`: `add` is all there is. `gone`: the session ended. `online`: it is connected to the
-    node that tells. Not `durable`: it ends with its connection, and `add` are its shared subscriptions only.
+    comes late changes nothing. `whole`: `add` is all there is. `gone`: the session ended. `online`: it is connected to
+    the node that tells. Not `durable`: it ends with its connection, and `add` are its shared subscriptions only.
     """
 
     client_id: str

@@ -48,7 +48,7 @@ from mqttcluster.storage.records import (
     encode_message,
     encode_subscription,
     encode_will,
-    expiry,
+    expiry_of,
 )
 from mqttcluster.storage.sequences import Sequences, in_a_row
 from mqttcluster.storage.sqlite_file import Synchronous, open_file
@@ -62,9 +62,9 @@ EPOCHS_RESERVED = 10_000
 class Account:
     """What is known of a session without reading.
 
-    `lasting`: it has a queue, because it was opened with an expiry, or resumed, or has subscribed to a shared filter. One
-    that is not has an epoch and perhaps a will, and nothing is queued for it. `shared`: its queue may hold what came
-    through a shared subscription. `epoch` is that of the present connection, or of the last. Nothing in its queue
+    `lasting`: it has a queue, because it was opened with an expiry, or resumed, or has subscribed to a shared filter.
+    One that is not has an epoch and perhaps a will, and nothing is queued for it. `shared`: its queue may hold what
+    came through a shared subscription. `epoch` is that of the present connection, or of the last. Nothing in its queue
     expires before `soonest`.
     """
 
@@ -490,7 +490,7 @@ class Ledger:
                 " WHERE session = ? AND sequence > ? ORDER BY sequence",
                 (EXPIRY_WITHIN, account.generation, account.sent),
             ):
-                expires_at = expiry(head)
+                expires_at = expiry_of(head)
                 if expires_at <= now:
                     return int(sequence)
                 soonest = min(soonest, expires_at)
@@ -503,7 +503,7 @@ class Ledger:
         expired = {}
         for topic in topics:
             row = rows("SELECT substr(record, 1, ?) FROM retained WHERE topic = ?", (EXPIRY_WITHIN, topic)).fetchone()
-            if row is not None and expiry(row[0]) <= now:
+            if row is not None and expiry_of(row[0]) <= now:
                 expired[topic] = 0
                 self._writes.drop("retained", (topic,))
         return expired

@@ -247,6 +247,7 @@ def test_a_client_that_takes_nothing_loses_qos_0() -> None:
     frame = publish("t", b"." * 95)
     for _ in range(50):
         publisher.send(frame)
+        world.advance(0.001)
     assert quick.bytes() == frame * 50
     assert slow.bytes() == b""
     kept = 1000 // len(frame) + 1

@@ -216,3 +216,30 @@ def test_a_run_longer_than_the_receive_maximum_is_taken_in_pieces_at_3_1_1() -> 
     publisher.send(*[Publish("t", bytes([n]), 1, packet_id=n + 1) for n in range(25)])
     assert [p.packet_id for p in publisher.packets()] == list(range(1, 26))
     assert [p.payload for p in subscriber.packets()[1:]] == [bytes([n]) for n in range(25)]
+
+
+def test_a_publisher_of_qos_0_waits_a_moment_for_a_receiver_that_does_take_it() -> None:
+    """Nothing is lost only because many publishers are quicker than one subscriber; one that takes nothing at all is
+    waited for once."""
+    world = World(send_buffer=1000)
+    publisher, subscriber = world.connect("p"), world.connect("s")
+    subscriber.send(Subscribe(1, [("t", Subscription(0))]))
+    publisher.send(Publish("t", b"first"))
+    subscriber.packets()
+    frame = encode(Publish("t", b"." * 100), V311)
+    subscriber.stop_taking()
+    for _ in range(3):
+        publisher.send(frame * 10)
+        assert not publisher.reading
+        subscriber.take_again()
+        subscriber.stop_taking()
+        assert publisher.reading
+    assert world.broker.metrics.dropped["send_buffer"] == 0
+    assert subscriber.bytes() == frame * 30
+    publisher.send(frame * 10)
+    assert not publisher.reading
+    world.advance(0.1)
+    assert publisher.reading
+    publisher.send(frame * 10)
+    assert publisher.reading
+    assert world.broker.metrics.dropped["send_buffer"] == 10

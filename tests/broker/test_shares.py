@@ -1,5 +1,5 @@
-"""Shared subscriptions at one node, beyond what the standard says: who is passed over, and what becomes of what somebody
-did not take."""
+"""Shared subscriptions at one node, beyond what the standard says: who is passed over, and what becomes of what
+somebody did not take."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ def test_a_member_whose_window_is_full_is_passed_over(world: World, kept: bool) 
     stuck = payloads(slow)
     assert len(stuck) == 3
     assert Counter(seen + stuck) == Counter(sent)
+
+
+def test_what_the_store_has_not_answered_counts(world: World) -> None:
+    """A burst of messages that all wait for the store does not pile up where there is no room for it."""
+    slow, quick = member(world, "slow", receive_maximum=3), member(world, "quick")
+    publisher = world.connect("publisher")
+    world.hold()
+    publisher.send(*(Publish("t", b"%d" % number, 1, packet_id=number) for number in range(1, 41)))
+    world.release()
+    assert (len(payloads(slow)), len(payloads(quick))) == (3, 37)
+    assert slow.client is not None
+    assert slow.client.outlet is not None
+    assert slow.client.outlet.subscriber.promised == 0
 
 
 def test_a_member_whose_connection_takes_nothing_is_passed_over(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mqttcluster.core.message import Delivery, Message
 from mqttcluster.core.routing import Receiver, Routing, Subscriber
 from mqttcluster.core.run import Run
-from mqttcluster.core.shares import ENOUGH, Group, SharePolicy
+from mqttcluster.core.shares import ENOUGH, MUCH, Group, SharePolicy
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.mqtt.topics import matches
 
@@ -23,7 +24,7 @@ class Here:
     epoch = 1
 
     def __init__(self, ready: bool = True) -> None:
-        self.ready = ready
+        self.room = 1 if ready else 0
 
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         raise NotImplementedError
@@ -69,6 +70,20 @@ def test_room_first_then_connected_then_the_others(policy: SharePolicy) -> None:
         kinds = [name[0] for name in found]
         assert sorted(kinds[:3]) == ["e", "h", "h"]
         assert kinds[3:] == ["f", "f", "o", "o"]
+
+
+def test_who_has_much_waiting_elsewhere_is_tried_now_and_then() -> None:
+    """Nobody tells when he has taken it. So he gets less, the less the more there is, and not nothing for ever."""
+    made = group("ee")
+    slow = made.order()[0].subscriber
+    turns = []
+    for turn in range(200):
+        if order(made)[0] == slow.client_id:
+            turns.append(turn)
+            slow.backlog = MUCH + len(turns)
+    assert 10 < len(turns) < 30
+    pauses = [later - earlier for earlier, later in pairwise(turns)]
+    assert pauses == sorted(pauses)
 
 
 def test_local_first() -> None:

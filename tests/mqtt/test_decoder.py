@@ -139,6 +139,30 @@ def test_nothing_is_kept_of_the_callers_buffer() -> None:
     assert source.next_packet() == Publish("t", b"ab")
 
 
+@pytest.mark.parametrize(
+    ("bytes_sent", "version"),
+    [
+        ("10 0D 00 04 4D 51 54 54 05 03 00 00 00 00 00", 5),
+        ("10 0D 00 04 4D 51 54 54 04 03 00 00 00 00 00", 0),
+        ("10 FF FF FF 7F 00 04 4D 51 54 54 05 02", 5),
+        ("10 FF FF FF 7F 00 04 4D 51 54 54", 0),
+        ("10 FF FF FF 7F", 0),
+        ("30 0D 00 04 4D 51 54 54 05 03 00 00 00 00 00", 0),
+        ("11 0D 00 04 4D 51 54 54 05 03 00 00 00 00 00", 0),
+        ("C0 00 10 0D 00 04 4D 51 54 54 05 03 00 00 00 00 00", 5),
+    ],
+)
+def test_an_illegal_connect_says_its_version(bytes_sent: str, version: int) -> None:
+    """A client of MQTT 5.0 whose CONNECT cannot be accepted can be answered in its own words, if it got that far."""
+    source = Decoder(1000)
+    source.receive(bytes.fromhex(bytes_sent))
+    with pytest.raises(MQTTError):
+        while source.next_packet() is not None:
+            pass
+        raise AssertionError("no error")
+    assert source.version == version
+
+
 def test_nothing_is_kept_after_an_error() -> None:
     """A peer that goes on sending after it was refused costs no memory."""
     source = Decoder(version=V311)

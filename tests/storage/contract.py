@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from mqttcluster.core.message import FIRST_SHARED, Message
-from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.mqtt.packets import Properties, Subscription
 from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
@@ -443,7 +443,8 @@ class LastingContract:
         def publish(text: str, now: float, expires_at: float | None = None) -> int:
             return store.publish(message(text, expires_at=expires_at), to(opened), now=now).sequences[0]
 
-        assert [publish("0", 1.0, 10.0), publish("1", 1.0), publish("2", 1.0, 20.0), publish("3", 1.0, 10.0)] == [1, 2, 3, 4]
+        for text, expires_at in (("0", 10.0), ("1", None), ("2", 20.0), ("3", 10.0)):
+            assert publish(text, 1.0, expires_at) == int(text) + 1
         assert publish("4", 10.0) == FULL, "the client is connected, and may have been sent any of them"
         store.close("c", opened.epoch, sent=1)
         assert publish("5", 9.9) == FULL
@@ -463,10 +464,10 @@ class LastingContract:
         for number in range(60):
             expires_at = {45: 50.0, 50: 10.0}.get(number)
             store.publish(message(str(number), expires_at=expires_at), to(opened), now=1.0)
-        for number in range(3):
+        for _ in range(3):
             store.publish(message("new"), to(opened), now=20.0)
-        dropped = {1, 2, 51}
-        assert [sequence for sequence, _ in payloads(store.open().queue)] == [n for n in range(1, 64) if n not in dropped]
+        left = [sequence for sequence, _ in payloads(store.open().queue)]
+        assert left == [sequence for sequence in range(1, 64) if sequence not in (1, 2, 51)]
 
     def test_acknowledging_forgets(self, store: Driver) -> None:
         opened = store.open()
@@ -534,7 +535,8 @@ class LastingContract:
         assert kept == message("4", "a", retain=True)
 
     def test_everything_of_a_retained_message_comes_back(self, store: Driver) -> None:
-        kept = Message("tópic/→", bytes(range(256)), 1, True, "p→", {1: 1, 3: "text", 38: [("a", "b"), ("a", "c")]}, 1234.5)
+        properties: Properties = {1: 1, 3: "text", 38: [("a", "b"), ("a", "c")]}
+        kept = Message("tópic/→", bytes(range(256)), 1, True, "p→", properties, 1234.5)
         store.publish(kept, retain=True)
         assert store.recover().retained == [kept]
 

@@ -23,10 +23,11 @@ from mqttcluster.storage.shared import (
 )
 
 MESSAGE = Message("a/ä", b"\0payload", 1, True, "publisher", {2: 60, 38: [("k", "v")]}, 12.5)
+BELL = Doorbell("", 1, 1, 1)
 ITEMS: list[Item] = [
     Forward(MESSAGE, True, []),
-    Forward(Message("t", b""), False, [Doorbell("c", 2**40, 2**33, 2), Doorbell("", 1, 1, 1)], ("p", 2**50, 7)),
-    Forward(MESSAGE, True, [Doorbell("c", 1, 2, 1, True), Doorbell("d", 3, 4, 2, True, (1, 2**28 - 1)), Doorbell("", 1, 1, 1)]),
+    Forward(Message("t", b""), False, [Doorbell("c", 2**40, 2**33, 2), BELL], ("p", 2**50, 7)),
+    Forward(MESSAGE, True, [Doorbell("c", 1, 2, 1, True), Doorbell("d", 3, 4, 2, True, (1, 2**28 - 1)), BELL]),
     Shared(MESSAGE, "$share/g/a/#", "ü"),
     Take("c", 2**40),
     Given("ü", 1),

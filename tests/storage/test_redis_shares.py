@@ -41,7 +41,7 @@ def test_the_one_on_record_comes_first(a: Node, b: Node) -> None:
     publisher, one, two = a.open("p"), a.open("1"), b.open("2")
     text, exchange = message("x", qos=2), ("p", publisher.epoch, 7)
     [chosen] = a.publish(text, shares=[[member(one, "1"), member(two, "2")]], exchange=exchange).chosen
-    assert chosen == Chosen(member(one, "1"), 1, ("a", one.epoch))
+    assert chosen == Chosen(member(one, "1"), 1, ("a", one.epoch), waiting=1)
     again = b.open("p")
     answer = b.publish(text, shares=[[member(two, "2"), member(one, "1")]], exchange=("p", again.epoch, 7))
     assert (answer.chosen, answer.again) == ((), True)
@@ -103,8 +103,8 @@ def test_who_is_full_when_it_is_repeated_gets_it(nodes: Nodes, monkeypatch: pyte
 def test_an_old_node_does_not_choose_anew(
     server: RedisServer, a: Node, b: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The publisher moves after the attempt that failed, before somebody else is on record: who that is to be is the new
-    node's to say."""
+    """The publisher moves after the attempt that failed, before somebody else is on record: who that is to be is the
+    new node's to say."""
     publisher, one, two, three = a.open("p"), a.open("1"), a.open("2"), a.open("3")
     a.open("1", clean=True)
     text, group = message("x", qos=2), [member(one, "1"), member(two, "2")]

@@ -20,7 +20,7 @@ from twisted.internet.defer import succeed
 
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage import sqlite_ledger
-from mqttcluster.storage.interfaces import NEVER, Publication, QueueLimits, StoredWill, Target
+from mqttcluster.storage.interfaces import NEVER, Orphan, Publication, QueueLimits, StoredWill, Target
 from mqttcluster.storage.memory import MemoryStore
 from mqttcluster.storage.sqlite import SqliteStore
 from tests.storage.driver import PATIENCE, QueueReactor, message, outcome
@@ -29,7 +29,7 @@ clients = st.sampled_from("abc")
 few = st.integers(1, 6)
 some = st.lists(st.integers(1, 12), max_size=4)
 expiries = st.sampled_from([0, 5, 20, NEVER])
-filters = st.sampled_from(["x", "y", "z"])
+filters = st.sampled_from(["x", "y", "z", "$share/g/x"])
 wills = st.none() | st.builds(
     lambda text, delay: StoredWill(message(text, "will"), delay), st.sampled_from("uvw"), st.sampled_from([0, 0, 3, 9])
 )
@@ -50,6 +50,7 @@ class SameAnswers(RuleBasedStateMachine):
         self.given: dict[str, list[tuple[int, int]]] = {client: [(0, 0)] for client in "abc"}
         self.wills: list[tuple[str, int]] = [("a", 1)]
         self.asked: list[tuple[str, Any, Any]] = []
+        self.orphans: list[Orphan] = []
 
     def started(self) -> SqliteStore:
         store = SqliteStore(str(Path(self.directory.name, "store")), self.reactor, self.limits, synchronous="normal")
@@ -86,6 +87,8 @@ class SameAnswers(RuleBasedStateMachine):
             if name == "publish":
                 expected.sequences, found.sequences = list(expected.sequences), list(found.sequences)
             assert found == expected, name
+            if name == "due":
+                self.orphans += expected.orphans
         self.asked.clear()
 
     def epoch(self, client: str, old: int) -> int:
@@ -154,6 +157,28 @@ class SameAnswers(RuleBasedStateMachine):
         for _ in range(times):
             target = Target(client, self.given[client][-1][1], 2, identifiers=(times,))
             self.ask("publish", Publication(message(text, expires_at=expires_at), [target], now=self.now))
+
+    def members(self, names: list[tuple[str, int, int]]) -> list[Target]:
+        return [
+            Target(client, self.given[client][-1 - old % len(self.given[client])][1], qos, share="$share/g/x")
+            for client, old, qos in names
+        ]
+
+    @rule(
+        groups=st.lists(st.lists(st.tuples(clients, back, st.integers(1, 2)), max_size=3), min_size=1, max_size=2),
+        exchange=st.none() | st.tuples(clients, back, few),
+    )
+    def share(self, groups: list[list[tuple[str, int, int]]], exchange: tuple[str, int, int] | None) -> None:
+        begun = None if exchange is None else (exchange[0], self.epoch(exchange[0], exchange[1]), exchange[2])
+        shares = [self.members(names) for names in groups]
+        self.ask("publish", Publication(message("shared", qos=2), exchange=begun, shares=shares, now=self.now))
+
+    @rule(number=st.integers(0, 9), names=st.lists(st.tuples(clients, back, st.integers(1, 2)), max_size=2))
+    def hand_on(self, number: int, names: list[tuple[str, int, int]]) -> None:
+        if self.orphans:
+            orphan = self.orphans[number % len(self.orphans)]
+            shares = [self.members(names)]
+            self.ask("publish", Publication(orphan.message, shares=shares, orphan=orphan, now=self.now))
 
     @rule(topic=st.sampled_from("rst"), lasts=st.sampled_from([None, 1.0, 9.0]))
     def retain(self, topic: str, lasts: float | None) -> None:

@@ -18,8 +18,8 @@ from tests.support.wire import Address, Framer, Packet, Published, Wire, WireErr
 
 
 class Peer:
-    """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one. `level` 4
-    is MQTT 3.1.1, 5 is 5.0."""
+    """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one.
+    `level` 4 is MQTT 3.1.1, 5 is 5.0."""
 
     def __init__(self, client_id: str, known: bool = False, clean: bool = False, level: int = 4) -> None:
         self.client_id = client_id

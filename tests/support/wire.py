@@ -59,8 +59,8 @@ def connect(
     password: bytes | None = None,
     level: int = 4,
 ) -> bytes:
-    """CONNECT. `will` is (topic, payload, QoS, retain); `level` 3 is MQTT 3.1, 4 is 3.1.1, 5 is 5.0; there, if not `clean`,
-    the session never expires."""
+    """CONNECT. `will` is (topic, payload, QoS, retain); `level` 3 is MQTT 3.1, 4 is 3.1.1, 5 is 5.0; there, if not
+    `clean`, the session never expires."""
     flags, fields = 0x02 if clean else 0x00, string(client_id)
     if level == 5:
         fields = (b"\0" if clean else b"\x05\x11\xff\xff\xff\xff") + fields

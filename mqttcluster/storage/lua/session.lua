@@ -187,7 +187,7 @@ local function enqueue(session, gen, head, message, who, x, low, force)
     session.sh = true
     redis.call('HSET', session.s, 'sh', '1')
   end
-  return {session.seq, owner, epoch}
+  return {session.seq, owner, epoch, session.length}
 end
 
 -- A new connection. Answers epoch, gen, present, last, sent, wiped gen, node and epoch taken over, unannounced.

@@ -173,6 +173,32 @@ def test_each_failure_of_a_subscription_has_its_reason(world: World) -> None:
     assert guest.remarks == ["not authorized"]
 
 
+@pytest.mark.parametrize("version", [4, 5])
+def test_an_identifier_that_is_in_use(world: World, version: int) -> None:
+    """MQTT 5.0 has a word for it; a client of 3.1.1 gets its message through, for it cannot be told that it did not."""
+    watcher = bystander(world, "t")
+    peer = connect(world) if version == 5 else world.connect("c", version=4)
+    peer.send(publish("u", b"open", 2, id=3)).packets()
+    answer = peer.send(publish("t", b"x", 1, id=3)).packets()
+    if version == 5:
+        assert answer == [Puback(3, Reason.PACKET_IDENTIFIER_IN_USE)]
+    else:
+        assert answer == [Puback(3)]
+    assert payloads(watcher) == ([] if version == 5 else [b"x"])
+
+
+def test_nothing_comes_behind_disconnect(world: World) -> None:
+    """Acknowledgements that were on their way as a violation is found come before DISCONNECT, or never."""
+    guest = durable(world)
+    subscribe(guest, "t", qos=2)
+    say(world, "t", b"x", 2)
+    [message] = only_publishes(guest.packets())
+    guest.send(Pubrec(message.packet_id), publish("u", b"y", 1, id=1), "F0 00")
+    packets = guest.packets()
+    assert isinstance(packets[-1], Disconnect)
+    assert packets[-1].reason is Reason.PROTOCOL_ERROR
+
+
 def test_an_administrator_ends_a_connection(world: World) -> None:
     """The client hears 0x98."""
     guest = connect(world)

@@ -30,11 +30,14 @@ from mqttcluster.broker.settings import Settings
 from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.packets import (
     V5,
+    V311,
     Connack,
     Connect,
+    Disconnect,
     Packet,
     Pingreq,
     Pingresp,
+    Properties,
     Puback,
     Pubcomp,
     Publish,
@@ -64,6 +67,9 @@ CALM = Timing(lease=2.5, dead_after=60.0, beat=0.1, stale=1.0)
 
 #: A lease that runs out soon, and nobody found dead after that.
 PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
+
+#: Clients that speak MQTT 5.0 unless a test says otherwise, so that both versions meet each other everywhere.
+NEWER = frozenset(("reader", "online", "kept", "neighbour", "mortal", "clean-a", "clean-c"))
 
 __all__ = ["CALM", "FAST", "PATIENT", "Lanes", "Node", "Peer", "Stage", "Store"]
 
@@ -289,13 +295,14 @@ class Node:
         return peer
 
     def connect(
-        self, client_id: str, *, clean: bool = True, present: bool = False, will: Will | None = None, version: int = 4
+        self, client_id: str, *, clean: bool = True, present: bool = False, will: Will | None = None, version: int = 0
     ) -> Peer:
-        """A client that has sent CONNECT and read its CONNACK. With MQTT 5.0 a session that is not clean never ends, too."""
+        """A client that has sent CONNECT and read its CONNACK. A session that is not clean never ends."""
+        version = version or (V5 if client_id in NEWER else V311)
         peer = self.peer(version)
         peer.name = client_id
-        properties = {Prop.SESSION_EXPIRY_INTERVAL: NEVER} if version == V5 and not clean else {}
-        peer.send(Connect(client_id, version, clean_start=clean, will=will, properties=dict(properties)))
+        properties: Properties = {Prop.SESSION_EXPIRY_INTERVAL: NEVER} if version == V5 and not clean else {}
+        peer.send(Connect(client_id, version, clean_start=clean, will=will, properties=properties))
         answer = peer.packet()
         assert isinstance(answer, Connack)
         assert (answer.session_present, answer.reason) == (present, Reason.SUCCESS)
@@ -316,6 +323,8 @@ class Peer:
         self._lost = False
         self._decoder = Decoder(version=version)
         self._arrived: deque[Packet] = deque()
+        #: Why the broker closes the connection, if it says so.
+        self.goodbye: Disconnect | None = None
         self._client = node.broker.connect(self, "192.0.2.1:4711", True)
         assert self._client is not None
 
@@ -327,7 +336,10 @@ class Peer:
     def write(self, data: bytes) -> None:
         self._decoder.receive(data)
         while (packet := self._decoder.next_packet()) is not None:
-            self._arrived.append(packet)
+            if isinstance(packet, Disconnect):
+                self.goodbye = packet
+            else:
+                self._arrived.append(packet)
 
     def close(self) -> None:
         self.closed = True

@@ -99,14 +99,18 @@ def test_a_disconnect_with_a_reason(world: World, code: int) -> None:
 @pytest.mark.parametrize("code", SERVERS_REASONS, ids=lambda code: f"{code:02X}")
 @pytest.mark.rule5("MQTT-3.14.2-1", "N5-57")
 def test_a_disconnect_with_a_reason_of_the_servers(world: World, code: int) -> None:
-    """Not for a client to say: the connection ends, and the will goes out."""
+    """Not for a client to say: 0x82, and the will goes out."""
     watcher, mortal = bystander(world), with_will(world)
     mortal.send(Disconnect(Reason(code)))
-    assert mortal.closed
-    for packet in mortal.packets():
-        assert isinstance(packet, Disconnect)
-        assert packet.reason is Reason.PROTOCOL_ERROR
-    assert payloads(watcher) == [b"gone"]
+    assert_cut_off(mortal, Reason.PROTOCOL_ERROR, watcher)
+
+
+@pytest.mark.rule5("N5-58", "MQTT-3.14.4-3")
+def test_a_client_that_names_another_server(world: World) -> None:
+    """Not for a client to say, either: 0x82."""
+    watcher, mortal = bystander(world), with_will(world)
+    mortal.send(Disconnect(properties=props(server_reference="other.example")))
+    assert_cut_off(mortal, Reason.PROTOCOL_ERROR, watcher)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mqttcluster.mqtt.packets import (
+    V5,
     Disconnect,
+    PacketType,
     Puback,
     Publish,
     Pubrec,
@@ -19,6 +23,7 @@ from tests.conformance.v5.stage import (
     NoSecrets,
     asked,
     assert_cut_off,
+    block,
     bystander,
     connect,
     durable,
@@ -33,6 +38,7 @@ from tests.conformance.v5.stage import (
     subscribe,
     with_will,
 )
+from tests.mqtt.strategies import packet_of
 from tests.support.wire import frame, string
 
 EVERYTHING: dict[str, Any] = {
@@ -326,6 +332,24 @@ def test_properties_are_passed_on_unchanged(world: World, how: str, qos: int, gr
     assert message.properties == props(**EVERYTHING)
 
 
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.rule5("MQTT-3.3.2-17", "MQTT-3.3.2-18", "MQTT-2.2.2-1")
+def test_user_properties_as_bytes(world: World, retain: bool) -> None:
+    """Live and retained they leave as they came, byte for byte."""
+    guest, late = connect(world), connect(world, "late")
+    raw = string("t") + block(
+        *(f"26 00 01 {name} 00 01 {value}" for name, value in (("62", "31"), ("61", "32"), ("62", "33")))
+    )
+    if retain:
+        connect(world, "p").send(frame(0x31, raw + b"x"))
+        subscribe(late, "t")
+        assert late.bytes() == frame(0x31, raw + b"x")
+    else:
+        subscribe(guest, "t")
+        connect(world, "p").send(frame(0x30, raw + b"x"))
+        assert guest.bytes() == frame(0x30, raw + b"x")
+
+
 @pytest.mark.rule5("MQTT-3.3.2-4")
 @pytest.mark.parametrize("indicator", [0, 1])
 def test_the_payload_format_indicator_is_passed_on(world: World, indicator: int) -> None:
@@ -397,6 +421,35 @@ def test_a_payload_that_claims_to_be_text(qos: int) -> None:
         hand_over(good, publish("t", "\u00e4".encode(), qos, id=1, payload_format_indicator=1))
         hand_over(good, publish("t", b"\xff", qos, id=2, payload_format_indicator=0))
         assert payloads(watcher) == ["\u00e4".encode(), b"\xff"]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    packet=packet_of(PacketType.PUBLISH, V5).filter(lambda packet: packet.topic and packet.topic[0] != "$"),
+    granted=st.integers(0, 2),
+    restarted=st.booleans(),
+)
+@pytest.mark.rule5("MQTT-3.3.2-4", "MQTT-3.3.2-15", "MQTT-3.3.2-16", "MQTT-3.3.2-17", "MQTT-3.3.2-20", "MQTT-3.3.1-5")
+def test_whatever_may_be_said_arrives(packet: Publish, granted: int, restarted: bool) -> None:
+    """Any legal PUBLISH: live, and as a retained message, it arrives with what was said in it, and nothing else."""
+    world = World()
+    guest, publisher = connect(world), connect(world, "p")
+    subscribe(guest, packet.topic, qos=granted)
+    packet.properties.pop(Prop.SUBSCRIPTION_IDENTIFIER, None)
+    if Prop.TOPIC_ALIAS in packet.properties:
+        packet.properties[Prop.TOPIC_ALIAS] = 1
+    if packet.properties.get(Prop.MESSAGE_EXPIRY_INTERVAL) == 0:  # see test_an_interval_of_0
+        packet.properties[Prop.MESSAGE_EXPIRY_INTERVAL] = 1
+    publisher.send(packet)
+    said = {name: value for name, value in packet.properties.items() if name != Prop.TOPIC_ALIAS}
+    qos = min(packet.qos, granted)
+    expected = Publish(packet.topic, packet.payload, qos, packet_id=1 if qos else 0, properties=said)
+    assert guest.packets() == [expected]
+    if restarted:
+        world = restart(world)
+    expected.retain = True
+    kept = packet.retain and packet.payload
+    assert newcomer(world, packet.topic, granted) == ([expected] if kept else [])
 
 
 # -- expiry
