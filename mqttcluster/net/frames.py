@@ -162,9 +162,18 @@ class Frames:
             at += len(part)
             self._left -= len(part)
             self._mask = _turned(self._mask, len(part))
+        small = 0 if self._fragmented else 126
+        number, append = int.from_bytes, payload.append
         while at + 2 <= size:
             first, second = data[at], data[at + 1]
             length = second & 0x7F
+            body = at + 6
+            end = body + length
+            if first == _BINARY and second >= 0x80 and length < small and end <= size:  # most are; the same as below
+                masks = (data[at + 2 : body] * (length // 4 + 1))[:length]
+                append((number(data[body:end], "little") ^ number(masks, "little")).to_bytes(length, "little"))
+                at = end
+                continue
             body = at + 2
             least = 0
             if length >= 126:

@@ -164,6 +164,31 @@ def test_a_member_of_a_killed_node(cluster: Callable[..., Cluster], clean: bool)
     assert (not lost.received) == clean
 
 
+def test_a_member_of_a_node_that_is_stopped(cluster: Callable[..., Cluster]) -> None:
+    """SIGTERM: what its clean members have not acknowledged is with others before it has gone, at QoS 1, and at QoS 2
+    what had not been sent."""
+    nodes = cluster(2, options=["--max-inflight", "5"])
+    leaves = [Member(f"leaves{qos}", f"$share/g/{qos}", qos, True, acknowledges=False) for qos in (1, 2)]
+    started(nodes, leaves[0])
+    started(nodes, leaves[1])
+    wanted = [b"%d" % number for number in range(20)]
+    with nodes[1].wire().connect("writer") as writer:
+        for qos in (1, 2):
+            for number, payload in enumerate(wanted, 1):
+                writer.publish(f"{qos}", payload, qos, number)
+    Pump(*leaves).until(lambda: all(len(member.received) == 5 for member in leaves))
+    stays = [Member(f"stays{qos}", f"$share/g/{qos}", qos) for qos in (1, 2)]
+    for member in stays:
+        member.connect(nodes[1].address)
+    pump = Pump(*stays)
+    pump.until(lambda: all(member.subscribed for member in stays))
+    nodes[0].stop()
+    Pump(*leaves).drain()
+    pump.until(lambda: (len(stays[0].received), len(stays[1].received)) == (20, 15))
+    assert sorted(stays[0].payloads) == sorted(wanted)
+    assert sorted(leaves[1].payloads + stays[1].payloads) == sorted(wanted)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_nobody_misses_anything(cluster: Callable[..., Cluster], seed: int) -> None:
     """10,000 messages for two groups at three nodes, while members leave and come back elsewhere and a node is killed.

@@ -30,11 +30,11 @@ def all_is_acknowledged(stage: Stage) -> None:
         stage.until(lambda: not any(client.xlen(key) for key in client.scan_iter("mc:*:q:*")))
 
 
-def come_back(stage: Stage, node: Node, client_id: str) -> tuple[Peer, bool]:
+def come_back(stage: Stage, node: Node, client_id: str, version: int = 4) -> tuple[Peer, bool]:
     """Connect, as soon as the node lets in anybody. Also returns whether the session was there."""
     while True:
-        peer = node.peer()
-        peer.send(Connect(client_id, 4, clean_start=False))
+        peer = node.peer(version)
+        peer.send(Connect(client_id, version, clean_start=False))
         answer = peer.packet()
         assert isinstance(answer, Connack)
         if answer.reason is Reason.SUCCESS:
@@ -132,3 +132,28 @@ def test_session_goes_on_when_redis_has_forgotten_its_connection(stage: Stage, w
     writer.publish("t", b"end")
     while reader.take().payload != b"end":
         pass
+
+
+@pytest.mark.parametrize("forgotten", ["connection", "subscription", "nothing"])
+def test_a_clean_member_of_a_group_that_redis_has_forgotten(stage: Stage, forgotten: str) -> None:
+    """Its queue is in Redis, or not there any more: it goes on, or its connection is closed, so that it can join anew."""
+    a, b = stage.start("a", "b")
+    writer = a.connect("writer")
+    snapshots = {"connection": stage.redis.snapshot()}
+    member = b.connect("member", version=5)
+    snapshots["subscription"] = stage.redis.snapshot()
+    member.subscribe("$share/g/t", 1)
+    snapshots["nothing"] = stage.redis.snapshot()
+    writer.publish("t", b"lost")
+    assert member.take().payload == b"lost"
+    all_is_acknowledged(stage)
+    stage.redis.go_back_to(snapshots[forgotten])
+
+    writer.publish("t", b"after")
+    if forgotten != "nothing":
+        assert member.is_over()
+        member, present = come_back(stage, b, "member", version=5)
+        assert not present
+        member.subscribe("$share/g/t", 1)
+        writer.publish("t", b"after")
+    assert member.take().payload == b"after"
