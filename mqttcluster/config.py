@@ -363,8 +363,8 @@ class Config:
     shared_subscription_policy: str = _option(
         kinds.choice(*(policy.value for policy in SharePolicy)),
         SharePolicy.ROUND_ROBIN.value,
-        "who of a group gets the next message of their shared subscription: each in his turn, anybody, members connected"
-        " to the same node before all others, or the same one as long as he has room",
+        "who of a group gets the next message of their shared subscription: each in his turn, anybody, members"
+        " connected to the same node before all others, or the same one as long as he has room",
         group=_LIMITS,
         others="mosquitto: round-robin; EMQX 5: round-robin",
     )

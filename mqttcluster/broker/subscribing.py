@@ -163,7 +163,7 @@ class Subscribing:
         return reasons
 
     def _check_available(self, client: Client, packet: Subscribe) -> None:
-        """What CONNACK has said not to be there must not be asked for. Before MQTT 5.0 it is refused filter by filter."""
+        """What CONNACK says not to be there must not be asked for. Before MQTT 5.0 it is refused filter by filter."""
         if client.version != V5:
             return
         settings = self._settings

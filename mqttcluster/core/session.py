@@ -186,7 +186,7 @@ class Session:
             return None
         self.inflight.sent_run(identifiers, part.qos, part.sequence if self.keeps(part.sequence) else 0)
         following = Following(part.run, part.qos, part.start, count, part.sequence)
-        self.sent = part.sequence + count - 1
+        self.sent = max(self.sent, part.sequence + count - 1)
         part.start += count
         part.sequence += count
         if part.start == part.end:

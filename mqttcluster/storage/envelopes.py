@@ -12,8 +12,8 @@ take (2)           epoch (8) · client id
 given (3)          epoch (8) · client id
 retained hint (4)  partition (2) · version (8) · there (1) · topic · [message to the end]
 applied (5)        number (8)
-run (6)            flags (1) · bytes in a frame (4) · offset of the packet id (2) · count (4) · doorbells, with the number
-                   of messages (4) behind each · publisher · frames to the end
+run (6)            flags (1) · bytes in a frame (4) · offset of the packet id (2) · count (4) · doorbells, with the
+                   number of messages (4) behind each · publisher · frames to the end
 shared (7)         share · client id · message to the end
 interest (16)      bits (1) · filter
 session (17)       flags (1) · generation (8) · client id · count (4) · each added: filter, record with its length ·

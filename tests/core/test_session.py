@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqttcluster.core.message import Delivery, Message, packet_id
+from mqttcluster.core.message import FIRST_SHARED, Delivery, Message, packet_id
 from mqttcluster.core.session import Session
 
 
@@ -51,6 +51,23 @@ def test_a_clean_session_drops_the_newest_past_its_bound() -> None:
     """The queue of a clean session keeps the oldest `max_queued` messages."""
     session = Session("c", 1, durable=False, window=1, max_queued=2)
     assert [session.offer(Message("t", b""), 1, False) for _ in range(3)] == [True, True, False]
+
+
+def test_a_clean_session_with_a_shared_subscription() -> None:
+    """What the store has for it and what only it has are numbered apart, and go out in the order in which they came."""
+    session = Session("c", 1, durable=False, window=10, max_queued=10)
+    session.offer(Message("t", b""), 1, False)
+    session.share()
+    session.arrived(delivery(FIRST_SHARED + 1))
+    session.offer(Message("t", b""), 1, False)
+    session.share()  # once more changes nothing
+    session.arrived(delivery(FIRST_SHARED + 2))
+    assert sent(session) == [(1, False), (FIRST_SHARED + 1, False), (2, False), (FIRST_SHARED + 2, False)]
+    assert len(session.inflight) == 4
+    assert [session.keeps(number) for number in (1, FIRST_SHARED + 1)] == [False, True]
+    assert session.sent == FIRST_SHARED + 2
+    session.arrived(delivery(FIRST_SHARED + 4))
+    assert session.wants_read()
 
 
 @pytest.mark.rule("MQTT-2.3.1-4")

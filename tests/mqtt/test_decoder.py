@@ -156,10 +156,10 @@ def test_an_illegal_connect_says_its_version(bytes_sent: str, version: int) -> N
     """A client of MQTT 5.0 whose CONNECT cannot be accepted can be answered in its own words, if it got that far."""
     source = Decoder(1000)
     source.receive(bytes.fromhex(bytes_sent))
+    if bytes_sent.startswith("C0"):
+        assert source.next_packet() == Pingreq()
     with pytest.raises(MQTTError):
-        while source.next_packet() is not None:
-            pass
-        raise AssertionError("no error")
+        source.next_packet()
     assert source.version == version
 
 

@@ -136,7 +136,7 @@ def test_session_goes_on_when_redis_has_forgotten_its_connection(stage: Stage, w
 
 @pytest.mark.parametrize("forgotten", ["connection", "subscription", "nothing"])
 def test_a_clean_member_of_a_group_that_redis_has_forgotten(stage: Stage, forgotten: str) -> None:
-    """Its queue is in Redis, or not there any more: it goes on, or its connection is closed, so that it can join anew."""
+    """Its queue is in Redis, or not there any more: it goes on, or its connection is closed and it can join anew."""
     a, b = stage.start("a", "b")
     writer = a.connect("writer")
     snapshots = {"connection": stage.redis.snapshot()}
