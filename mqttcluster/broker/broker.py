@@ -15,6 +15,7 @@ from mqttcluster.broker.auth import AllowAll, AnonymousOnly, Authenticator, Auth
 from mqttcluster.broker.authorization import forbidden
 from mqttcluster.broker.client import Client
 from mqttcluster.broker.cluster import Cluster
+from mqttcluster.broker.deadlines import Deadlines
 from mqttcluster.broker.fast_lane import FastLane
 from mqttcluster.broker.housekeeping import Housekeeping
 from mqttcluster.broker.intake import SHARE_OF_A_TURN
@@ -66,6 +67,8 @@ class Broker:
         #: Each an `IAuthenticationMethod`, by its name.
         self.methods = {method.name: method for method in methods}
         self.metrics = metrics or Metrics(clock.seconds())
+        self.deadlines = Deadlines(clock)
+        self.now = clock.seconds
         self.output = Output(lambda flush: clock.callLater(0, flush))
         self.routing = Routing()
         self.retained = Retained()
@@ -87,6 +90,8 @@ class Broker:
             clock.seconds,
             SharePolicy(settings.shared_subscription_policy),
         )
+        #: What every client's steps need: bound once, and not once for each of them.
+        self.complete, self.may_act = self.publishing.complete, self.cluster.may_act
         self.sessions = Sessions(
             store, self.routing, settings, self.metrics, authenticator or AnonymousOnly(), self.authorizer, self.cluster
         )
@@ -233,7 +238,7 @@ class Broker:
             subscriber,
             client.sender,
             client.terms,
-            self.clock.seconds,
+            self.now,
             self.store,
             self.retained,
             self.routing,

@@ -34,18 +34,23 @@ log = Logger(namespace="mqttcluster.client")
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
+def _no_name() -> str | None:
+    return None
+
+
 class Client(Intake):
     """A connection and, once CONNECT is answered, the session it owns (in `outlet`)."""
 
     __slots__ = (
+        "_deadline",
         "_expiry",
         "_graceful",
-        "_timer",
         "anonymous_allowed",
         "certificate_name",
         "dialogue",
         "identity",
         "peer",
+        "succeeds",
         "terms",
     )
 
@@ -54,8 +59,10 @@ class Client(Intake):
         self.peer = peer
         self.anonymous_allowed = anonymous_allowed
         #: The name in the certificate that the client has shown; known when CONNECT is there.
-        self.certificate_name: Callable[[], str | None] = lambda: None
+        self.certificate_name: Callable[[], str | None] = _no_name
         self.identity: Identity | None = None
+        #: There was a session or a connection of this client id before.
+        self.succeeds = False
         self.terms = Terms(0)
         #: What is said by AUTH, for a client that has named an authentication method.
         self.dialogue: Dialogue | None = None
@@ -63,7 +70,7 @@ class Client(Intake):
         self._graceful = False
         #: The session expiry that DISCONNECT has brought.
         self._expiry: int | None = None
-        self._timer: Any = broker.clock.callLater(broker.settings.connect_timeout, self._connect_timeout)
+        self._deadline = broker.deadlines.at(broker.clock.seconds() + broker.settings.connect_timeout, self)
 
     @property
     def broker(self) -> Broker:
@@ -135,7 +142,8 @@ class Client(Intake):
         if outlet.muted is not None:
             Deferred.fromCoroutine(self._broker.recheck(self)).addErrback(self.crashed)
         outlet.resume()
-        self._broker.housekeeping.look()
+        if self.succeeds:
+            self._broker.housekeeping.look()  # a will of the connection before may be due
         self._process()
 
     def crashed(self, failure: Failure) -> None:
@@ -242,11 +250,11 @@ class Client(Intake):
         if self.dialogue is not None:
             self.dialogue.close()
         self._check_drained()
-        self._cancel_timer()
+        self._forget_deadline()
         if self._lost is None:
             if reason is not None:
                 self._say_goodbye(reason, why)
-            self._timer = broker.clock.callLater(broker.settings.connect_timeout, self._linger_timeout)
+            self._deadline = broker.deadlines.at(broker.clock.seconds() + broker.settings.connect_timeout, self)
             self.sender.close()
         else:
             self._forget()
@@ -262,32 +270,29 @@ class Client(Intake):
 
     def _forget(self) -> None:
         """There is neither a session to serve nor a connection to close."""
-        self._cancel_timer()
+        self._forget_deadline()
         self._broker.clients.discard(self)
 
     # -- time
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _connect_timeout(self) -> None:
-        self._timer = None
-        if self.connection.state is State.FRESH:
+    def due(self) -> None:
+        """The time has come that was set last."""
+        if self.ended:
+            self._transport.abort()
+        elif self.connection.accepted:
+            self._check_silence()
+        elif self.connection.state is State.FRESH:
             self._end("no CONNECT in time")
         else:
             self.fail(MQTTError(Reason.SERVER_UNAVAILABLE, "CONNECT took too long"))
 
     def _watch_silence(self) -> None:
-        self._cancel_timer()
+        self._forget_deadline()
         deadline = self.connection.silence_deadline()
         if deadline is not None:
-            clock = self._broker.clock
-            self._timer = clock.callLater(max(deadline - clock.seconds(), 0), self._check_silence)
+            self._deadline = self._broker.deadlines.at(deadline, self)
 
     def _check_silence(self) -> None:
-        self._timer = None
         now = self._broker.clock.seconds()
         if not self._reading and not self.sender.full:  # the client may have spoken: it is us who do not listen
             self.connection.last_packet = now
@@ -297,6 +302,5 @@ class Client(Intake):
         else:
             self._watch_silence()
 
-    def _linger_timeout(self) -> None:
-        self._timer = None
-        self._transport.abort()
+    def _forget_deadline(self) -> None:
+        self._broker.deadlines.forget(self._deadline)

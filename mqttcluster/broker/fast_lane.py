@@ -135,7 +135,7 @@ class FastLane:
                 packet = readers.publish(chunk[at] & 0x0F, chunk, body, at + stride, version or V311)
             except MQTTError:
                 return None  # whoever reads packets says what is wrong
-            if not packet.topic or packet.qos > self._settings.max_qos:
+            if not packet.topic:
                 return None
             if len(self._lanes) >= LANES:
                 self._lanes.clear()
@@ -170,7 +170,7 @@ class FastLane:
         if run.qos == 2:
             if len(identifiers) < run.count:
                 return False
-            session.inbound.update(identifiers)
+            session.take_in(identifiers)
         return True
 
     def _publish(self, client: Client, lane: Lane, run: Run) -> None:
@@ -231,7 +231,7 @@ class FastLane:
         elif first == _PUBREL:
             if not session.inbound.issuperset(identifiers) or len(client.steps):
                 return False
-            session.inbound.difference_update(identifiers)
+            session.let_go(identifiers)
             client.sender.send(_answers(b"\x70\x02", identifiers), len(identifiers))
         else:
             if not inflight.received.keys() >= set(identifiers):

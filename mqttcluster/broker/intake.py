@@ -43,6 +43,8 @@ log = Logger(namespace="mqttcluster.client")
 
 #: How long one client's packets are dealt with before everybody else has a turn, in seconds.
 SHARE_OF_A_TURN = 0.02
+#: Looked at after so many packets that were dealt with one by one.
+LOOK_AT_THE_CLOCK = 8
 #: How long a publisher waits for a receiver of its QoS 0 that is full, in seconds.
 PATIENCE = 0.02
 #: What is dealt with while the store is away, and what while this node is leaving.
@@ -96,7 +98,7 @@ class Intake:
         self._waiting: IDelayedCall | None = None
         self._draining: Deferred[None] | None = None
         self._awaits_deliveries = False
-        self.steps = Steps(broker.publishing.complete, self.sender.send, broker.cluster.may_act, self._advanced)
+        self.steps = Steps(self, broker.complete, broker.may_act)
         self.receiving = Receiving(cast("Client", self), broker)
 
     # -- what the network says
@@ -129,8 +131,10 @@ class Intake:
     @property
     def blocked(self) -> bool:
         """Whether nothing more is to be taken from what it has sent."""
-        resting = self._resting or self._waiting is not None
-        return self.busy or resting or self.sender.full or self.receiving.full
+        if self.busy or self._resting or self._waiting is not None or self.sender.full:
+            return True
+        receiving = self.receiving
+        return (bool(self.steps.pending) or receiving.permissions.asking) and receiving.full
 
     def _process(self) -> None:
         if self._processing or self.ended:
@@ -164,15 +168,21 @@ class Intake:
         if self._held is not None and not self.blocked:
             packet, self._held = self._held, None
             self._handle(packet)
+        dealt_with = 0
         while not self.ended and not self.blocked and self._held is None:
             if fast_lane is not None and connection.state is State.CONNECTED and fast_lane.take(cast("Client", self)):
                 connection.last_packet = now
+                if not connection.decoder.buffered:
+                    break
             else:
                 following = connection.next_packet(now)
                 if following is None:
                     break
                 metrics.messages_received += 1
                 self._handle(following)
+                dealt_with += 1
+                if dealt_with % LOOK_AT_THE_CLOCK:
+                    continue
             if broker.clock.seconds() - now >= SHARE_OF_A_TURN:
                 self._resting = True
                 broker.clock.callLater(0, self._rested)
@@ -208,7 +218,7 @@ class Intake:
         self.busy = False
         self._process()
 
-    def _advanced(self) -> None:
+    def advanced(self) -> None:
         """Steps are through. While this client is read nothing of it waits in the decoder."""
         if not self._reading or self._draining is not None:
             self._process()

@@ -58,7 +58,7 @@ class Receipts:
         self._received: list[int] = []
         self._completed: list[int] = []
         #: Packet ids whose PUBREC is not yet on record.
-        self._recording: set[int] = set()
+        self._recording: set[int] | None = None
 
     def puback(self, packet: Puback) -> None:
         """QoS 1: the client has it, or does not want it."""
@@ -97,8 +97,9 @@ class Receipts:
         delivery = self._session.inflight.pubrec(identifier)
         if delivery is not None and self._session.keeps(delivery.sequence):
             self._received.append(delivery.sequence)
+            self._recording = self._recording or set()
             self._recording.add(identifier)
-        elif identifier not in self._recording:
+        elif identifier not in (self._recording or ()):
             self._send_pubrel(identifier, Reason.SUCCESS if known else Reason.PACKET_IDENTIFIER_NOT_FOUND)
 
     def _refused(self, identifier: int) -> None:
@@ -136,7 +137,8 @@ class Receipts:
         session = self._session
 
         def stored(current: bool) -> None:
-            self._recording.difference_update(packet_id(sequence) for sequence in received)
+            if self._recording:
+                self._recording.difference_update(packet_id(sequence) for sequence in received)
             if not current:
                 self._overtaken()
             elif not self.closed:

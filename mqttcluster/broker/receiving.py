@@ -66,7 +66,7 @@ class Receiving:
         metrics.publish_bytes_received_by[figure] += len(packet.payload)
         self._check(packet)
         if qos == 2 and identifier in session.inbound:  # [MQTT-4.3.3-2]
-            session.unreleased.discard(identifier)
+            session.unreleased -= {identifier}
             client.steps.take(Step(None, _PUBREC + identifier.to_bytes(2, "big"), stored=True))
             return
         refusal = self._refusal(packet)
@@ -74,8 +74,8 @@ class Receiving:
             self._refuse(packet, refusal)
             return
         if qos == 2:
-            session.inbound.add(identifier)
-            session.unreleased.discard(identifier)
+            session.take_in((identifier,))
+            session.unreleased -= {identifier}
         message = self._message(packet)
         exchange = (session.client_id, session.epoch, identifier) if qos == 2 and session.durable else None
         behind = not qos and client.steps.at_most_once > 0
@@ -194,7 +194,7 @@ class Receiving:
         if client.version != V5:
             reason = Reason.SUCCESS
             if packet.qos == 2:
-                client.session.inbound.add(packet.packet_id)
+                client.session.take_in((packet.packet_id,))
         answer = Puback(packet.packet_id, reason) if packet.qos == 1 else Pubrec(packet.packet_id, reason)
         data = client.terms.encode(answer, reason.label if reason else "")
         client.steps.take(Step(None, data or b"", stored=True))
@@ -225,8 +225,8 @@ class Receiving:
         answer = Pubcomp(identifier)
         if not (identifier in session.inbound or identifier in session.unreleased):
             answer.reason = Reason.PACKET_IDENTIFIER_NOT_FOUND
-        session.inbound.discard(identifier)  # a new message with it comes to the store behind this release
-        session.unreleased.discard(identifier)
+        session.let_go((identifier,))  # a new message with it comes to the store behind this release
+        session.unreleased -= {identifier}
         step = Step(None, client.terms.encode(answer) or b"", stored=not session.durable)
         client.steps.take(step)
         if not session.durable:

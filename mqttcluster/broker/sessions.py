@@ -141,6 +141,7 @@ class Sessions:
         subscriber.outlet = client.attach(self._session(client_id, opened, durable, terms.window), subscriber)
         if muted and client.outlet is not None:
             client.outlet.mute(muted)
+        client.succeeds = opened.present or opened.wiped > 0 or opened.previous is not None
         self.connected[client_id] = client
         self._cluster.attached(subscriber)
         if rung:
@@ -238,7 +239,8 @@ class Sessions:
         # again, and who has it refuses it [G2].
         inbound = () if self._cluster.others else opened.inbound
         session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, inbound)
-        session.unreleased.update(opened.inbound)
+        if opened.inbound:
+            session.unreleased = frozenset(opened.inbound)
         for sequence in opened.released:
             session.inflight.restore_received(sequence)
         return session

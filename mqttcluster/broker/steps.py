@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from mqttcluster.broker.publishing import Plan
 from mqttcluster.broker.run_plan import RunPlan
+from mqttcluster.broker.sender import Sender
 
 
 class Step:
@@ -41,36 +43,43 @@ class Step:
         self.plan, self.acknowledgement, self.stored = None, b"", True
 
 
+class Stepping(Protocol):
+    """Whose steps they are."""
+
+    @property
+    def sender(self) -> Sender:
+        """Where the acknowledgements leave."""
+
+    def advanced(self) -> None:
+        """Steps may be through."""
+
+
 class Steps:
-    """The steps of one client. `complete` delivers a plan, `acknowledge` sends an acknowledgement, `advanced` is told
-    after each look."""
+    """The steps of one client. `complete` delivers a plan; what it answers is to be waited for."""
 
     __slots__ = (
-        "_acknowledge",
-        "_advanced",
+        "_client",
         "_complete",
         "_delivered",
         "_idle",
         "_may_act",
-        "_steps",
         "at_most_once",
+        "pending",
         "size",
         "unacknowledged",
     )
 
     def __init__(
         self,
+        client: Stepping,
         complete: Callable[[Plan], Deferred[None] | None],
-        acknowledge: Callable[[bytes, int], None],
         may_act: Callable[[], bool],
-        advanced: Callable[[], None],
     ) -> None:
-        self._advanced = advanced
+        self._client = client
         self._complete = complete
-        self._acknowledge = acknowledge
         self._may_act = may_act
         #: Empty without being a deque until there is one, as in `core.session`.
-        self._steps: deque[Step] | tuple[()] = ()
+        self.pending: deque[Step] | tuple[()] = ()
         #: Bytes that wait, of payload or more, and how many publishes.
         self.size = 0
         self.unacknowledged = 0
@@ -81,16 +90,16 @@ class Steps:
         self._idle: list[Deferred[None]] | tuple[()] = ()
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.pending)
 
     def count(self, first: int) -> int:
         """How many publishes wait for an acknowledgement that begins with this byte."""
-        return sum(step.count for step in self._steps if step.acknowledgement[:1] == bytes((first,)))
+        return sum(step.count for step in self.pending if step.acknowledgement[:1] == bytes((first,)))
 
     def _add(self, step: Step) -> None:
-        if not isinstance(self._steps, deque):
-            self._steps = deque()
-        self._steps.append(step)
+        if not isinstance(self.pending, deque):
+            self.pending = deque()
+        self.pending.append(step)
 
     def take(self, step: Step) -> None:
         """One more step. If nothing before it waits for the store it is given to its receivers before this returns."""
@@ -98,19 +107,19 @@ class Steps:
         self.size += step.size
         self.unacknowledged += step.count
         self.at_most_once += step.at_most_once
-        if step.stored and self._delivered == len(self._steps) - 1:
+        if step.stored and self._delivered == len(self.pending) - 1:
             self.advance()
 
     @property
     def delivered(self) -> bool:
         """Whether all that the client has published so far was given to its receivers."""
-        return self._delivered == len(self._steps)
+        return self._delivered == len(self.pending)
 
     def take_run(self, acknowledgements: bytes, count: int, size: int, accepting: Deferred[None] | None) -> None:
         """A run of `count` publishes, `size` bytes in all, was given to its receivers; `accepting` is to be waited for
         before its acknowledgements."""
-        if accepting is None and not self._steps:
-            self._acknowledge(acknowledgements, count)
+        if accepting is None and not self.pending:
+            self._client.sender.send(acknowledgements, count)
             return
         step = Step(None, acknowledgements, stored=True)
         step.count, step.size = count, size
@@ -132,7 +141,7 @@ class Steps:
         """Let through what is ready."""
         if not self._may_act():
             return
-        steps = self._steps
+        steps = self.pending
         while self._delivered < len(steps) and steps[self._delivered].stored:
             step = steps[self._delivered]
             self._delivered += 1
@@ -144,12 +153,12 @@ class Steps:
             self.size -= step.size
             self.unacknowledged -= step.count
             if step.acknowledgement:
-                self._acknowledge(step.acknowledgement, step.count)
+                self._client.sender.send(step.acknowledgement, step.count)
         if not steps and self._idle:
             idle, self._idle = self._idle, ()
             for waiting in idle:
                 waiting.callback(None)
-        self._advanced()
+        self._client.advanced()
 
     def _deliver(self, step: Step) -> None:
         plan = step.plan
@@ -173,7 +182,7 @@ class Steps:
 
     def idle(self) -> Deferred[None]:
         """Fires when there are no steps."""
-        if not self._steps:
+        if not self.pending:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
         self._idle = [*self._idle, waiting]

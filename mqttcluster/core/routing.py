@@ -16,6 +16,9 @@ from mqttcluster.mqtt.topics import TopicTree, split_share
 CACHED_TOPICS = 50_000
 LONGEST_CACHED = 256
 
+#: An empty set is no singleton.
+_NONE: frozenset[str] = frozenset()
+
 
 def levels(topic: str) -> int:
     """How many levels a topic name or filter has."""
@@ -90,7 +93,7 @@ class Subscriber:
         self.promised = 0
         self.subscriptions: dict[str, Subscription] = {}
         #: Those of them that are shared, by their whole filter.
-        self.shares: set[str] = set()
+        self.shares: frozenset[str] = _NONE
         #: Topic levels of all of them: what they cost the tree.
         self.levels = 0
 
@@ -178,7 +181,7 @@ class Routing:
                 group = self._groups[topic_filter] = Group(topic_filter)
                 self._shared.add(inner, group, None)
             group.join(subscriber, subscription)
-            subscriber.shares.add(topic_filter)
+            subscriber.shares |= {topic_filter}
         else:
             self._tree.add(topic_filter, subscriber, subscription)
         subscriber.subscriptions[topic_filter] = subscription
@@ -189,7 +192,7 @@ class Routing:
         if subscriber.subscriptions.pop(topic_filter, None) is None:
             return False
         if topic_filter in subscriber.shares:
-            subscriber.shares.discard(topic_filter)
+            subscriber.shares -= {topic_filter}
             group = self._groups[topic_filter]
             group.leave(subscriber)
             if not len(group):

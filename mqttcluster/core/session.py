@@ -17,7 +17,7 @@ subscription that matches a million of them costs no queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from mqttcluster.core.inflight import Inflight
@@ -26,6 +26,8 @@ from mqttcluster.core.run import Run
 from mqttcluster.mqtt.packets import Subscription
 
 LAST_IDENTIFIER = 65535
+#: An empty set that costs nothing; a session that needs one of its own makes it.
+NONE: frozenset[int] = frozenset()
 
 
 class Part:
@@ -92,9 +94,9 @@ class Session:
         self._more = 0
         self.inflight = Inflight()
         #: Packet ids of QoS 2 messages from the client that wait for PUBREL.
-        self.inbound: set[int] = set()
+        self.inbound: set[int] | frozenset[int] = NONE
         #: Those of them that an earlier connection has left, whether or not they are dealt with here.
-        self.unreleased: set[int] = set()
+        self.unreleased: frozenset[int] = NONE
         #: Topic -> the subscriptions that asked, of retained messages still to be sent.
         self.feed: dict[str, tuple[Subscription, ...]] = {}
         self.cursor = 0
@@ -124,14 +126,26 @@ class Session:
             self.sharing = True
             self.cursor = self.tail = FIRST_SHARED
 
-    def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Iterable[int]) -> None:
+    def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Collection[int]) -> None:
         """Go on from what the store knows. `queue` was read with `limit`; up to `sent` goes out with DUP."""
         if queue:
             self._waiting.extend(queue)
         self.cursor = queue[-1].sequence if len(queue) >= limit else last
         self.tail = last
         self.sent = self._sent_before = sent
-        self.inbound.update(inbound)
+        if inbound:
+            self.take_in(inbound)
+
+    def take_in(self, identifiers: Iterable[int]) -> None:
+        """QoS 2 messages with these packet ids have come."""
+        if not isinstance(self.inbound, set):
+            self.inbound = set()
+        self.inbound.update(identifiers)
+
+    def let_go(self, identifiers: Iterable[int]) -> None:
+        """PUBREL has come for them."""
+        if isinstance(self.inbound, set):
+            self.inbound.difference_update(identifiers)
 
     def offer(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...] = ()) -> bool:
         """Queue a message for a clean session. False: the queue is full and the message is dropped."""

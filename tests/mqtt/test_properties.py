@@ -87,3 +87,14 @@ def test_values_cut_off(identifier: int) -> None:
         block = bytes((identifier,)) + value[:size]
         with pytest.raises(MalformedPacket):
             properties.read(Cursor(bytes((len(block),)) + block), place)
+
+
+@pytest.mark.parametrize("place", ALLOWED)
+def test_written_as_they_were_read(place: int) -> None:
+    """Each property alone, every two of them, and all together, in either order, keep their bytes."""
+    allowed = [identifier for identifier in bytes.fromhex(ALLOWED[place]) if identifier != Prop.AUTHENTICATION_DATA]
+    sets = [[one] for one in allowed] + [[one, other] for one in allowed for other in allowed if one != other]
+    for identifiers in [*sets, allowed, allowed[::-1]]:
+        block = b"".join(bytes((identifier,)) + EXAMPLES[TABLE[identifier].kind] for identifier in identifiers)
+        raw = bytes((len(block),)) + block
+        assert properties.write(properties.read(Cursor(raw), place), place) == raw

@@ -530,6 +530,20 @@ def test_retained_messages_expire(world: World, crash: bool) -> None:
     assert [(message.topic, remaining(message)) for message in newcomer(world, "t/+")] == [("t/long", 75)]
 
 
+@pytest.mark.rule5("N5-43", "MQTT-3.3.2-5")
+@pytest.mark.parametrize("kept", [True, False], ids=["durable", "clean"])
+def test_retained_messages_that_wait_for_room_expire(world: World, kept: bool) -> None:
+    """A subscription asked for two, the client takes one at a time: the other one has its time meanwhile."""
+    for topic in ("a", "b"):
+        say(world, topic, b"x", 1, retain=True, message_expiry_interval=20)
+    guest = connect(world, receive_maximum=1, session_expiry_interval=60 if kept else 0)
+    subscribe(guest, "+", qos=1)
+    [first] = only_publishes(guest.packets())
+    world.advance(30)
+    finish(guest, first)
+    assert guest.packets() == []
+
+
 @pytest.mark.rule5("MQTT-3.3.2-5")
 def test_an_interval_of_0(world: World) -> None:
     """It can be delivered at once or not at all: nobody who comes later sees it."""

@@ -216,6 +216,18 @@ def test_no_retained_messages(world: World, handling: int) -> None:
     assert guest.packets() == [publish("t", b"live", retain=True)]
 
 
+@pytest.mark.rule5("MQTT-3.3.1-12", "MQTT-3.3.1-13", "MQTT-4.8.2-3")
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("kept", [True, False], ids=["durable", "clean"])
+@pytest.mark.parametrize("as_published", [True, False])
+def test_the_flag_of_live_messages(world: World, qos: int, kept: bool, as_published: bool) -> None:
+    """RETAIN is 0, or the publisher's if the chosen client's subscription wants it so."""
+    guest = connect(world, session_expiry_interval=60 if kept else 0)
+    subscribe(guest, "$share/g/t", qos=qos, retain_as_published=as_published)
+    say(world, "t", b"x", qos, retain=True)
+    assert [message.retain for message in only_publishes(guest.packets())] == [as_published]
+
+
 @pytest.mark.rule5("MQTT-4.7.2-1")
 def test_the_dollar_rule_goes_by_the_inner_filter() -> None:
     """`$share/g/#` brings nothing of the server's own, `$share/g/$SYS/#` does."""

@@ -42,7 +42,7 @@ async function more(mqtt, url, name, options, client, result) {
     contentType: found.contentType,
     responseTopic: found.responseTopic,
     correlationData: Array.from(found.correlationData).join(),
-    userProperties: [].concat(...Object.entries(found.userProperties).map(([k, v]) => [].concat(v).map((each) => [k, each]))),
+    userProperties: Object.entries(found.userProperties).flatMap(([k, v]) => [].concat(v).map((each) => [k, each])),
     subscriptionIdentifier: found.subscriptionIdentifier,
   }
 
