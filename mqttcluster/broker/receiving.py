@@ -39,7 +39,7 @@ class Receiving:
         self._broker = broker
         self.permissions = Permissions(client, broker)
         #: Topic alias -> topic.
-        self._aliases: dict[int, str] = {}
+        self._aliases: dict[int, str] | None = None
 
     @property
     def full(self) -> bool:
@@ -142,8 +142,9 @@ class Receiving:
         if alias > self._broker.settings.max_topic_aliases:  # [MQTT-3.2.2-17] [MQTT-3.2.2-18]
             raise MQTTError(Reason.TOPIC_ALIAS_INVALID, f"the topic alias {alias}")
         if packet.topic:
+            self._aliases = self._aliases or {}
             self._aliases[alias] = packet.topic
-        elif alias in self._aliases:
+        elif self._aliases and alias in self._aliases:
             packet.topic = self._aliases[alias]
         else:
             raise ProtocolViolation(f"the topic alias {alias} has no topic")
@@ -181,7 +182,7 @@ class Receiving:
             return False
         if not topic:
             alias = packet.properties.get(Prop.TOPIC_ALIAS)
-            topic = self._aliases.get(alias, "") if isinstance(alias, int) else ""
+            topic = (self._aliases or {}).get(alias, "") if isinstance(alias, int) else ""
         return permissions.undecided(topic)
 
     def _refuse(self, packet: Publish, reason: Reason) -> None:

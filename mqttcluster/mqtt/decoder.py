@@ -17,6 +17,8 @@ from mqttcluster.mqtt.wire import Cursor
 
 #: The largest packet there can be: five bytes of fixed header and the largest Remaining Length.
 LARGEST_PACKET = 268_435_460
+#: The tail of all connections that have none; it is never changed.
+_EMPTY = bytearray()
 
 
 class Decoder:
@@ -34,7 +36,7 @@ class Decoder:
         self.version = version
         self._chunk = b""
         self._at = 0
-        self._tail = bytearray()
+        self._tail = _EMPTY
         self._need = 1
         self._error: MQTTError | None = None
 
@@ -58,7 +60,7 @@ class Decoder:
 
     def _keep(self) -> None:
         """Move what is left of the chunk to the tail, which is empty while there is a chunk."""
-        self._tail += memoryview(self._chunk)[self._at :]
+        self._tail = bytearray(memoryview(self._chunk)[self._at :])
         self._chunk = b""
         self._at = 0
 
@@ -69,7 +71,7 @@ class Decoder:
             if len(self._tail) < self._need:
                 return b"", 0
             self._chunk = bytes(self._tail)
-            self._tail.clear()
+            self._tail = _EMPTY
         return self._chunk, self._at
 
     def skip(self, at: int) -> None:
@@ -87,7 +89,7 @@ class Decoder:
             if len(self._tail) < self._need:
                 return None
             self._chunk = bytes(self._tail)
-            self._tail.clear()
+            self._tail = _EMPTY
         try:
             packet = self._cut()
         except MQTTError as error:
