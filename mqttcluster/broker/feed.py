@@ -6,6 +6,7 @@ by an older one. Those of QoS 1 and 2 for a durable session go through its queue
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -60,9 +61,11 @@ class Feed:
 
     def add(self, topic: str, subscription: Subscription) -> None:
         """A new subscription asks for the retained message of a topic."""
-        feed = self._outlet.session.feed
+        session = self._outlet.session
+        feed = session.feed
         if not feed:
             self._unsubscribed = False
+            feed = session.feed = OrderedDict()  # a dict that loses its oldest entries gets slower with each of them
         feed[topic] = (*feed.get(topic, ())[1 - FEED_COPIES :], subscription)
         self._sender.mark()
 
