@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,8 @@ from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.memory import MemoryStore
 
 START = 1_700_000_000.0
+#: The tests run a second time without the fast lane (.ci/run).
+NO_FAST_LANE = os.environ.get("TEST_NO_FAST_LANE", "") != ""
 
 
 class HeldStore:
@@ -181,6 +184,7 @@ class World:
         self.clock = Clock()
         self.clock.advance(START)
         settings.setdefault("sys_interval", 0)
+        settings.setdefault("no_fast_lane", NO_FAST_LANE)
         self.settings = Settings(**settings)
         self.store = HeldStore(store or MemoryStore())
         self.broker = Broker(

@@ -6,8 +6,8 @@ import pytest
 
 from mqttcluster.core.message import packet_id
 from mqttcluster.core.run import Run
-from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt import frames
+from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.packets import V5, V311, Packet, Publish
 from mqttcluster.mqtt.writers import encode
 

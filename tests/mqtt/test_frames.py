@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt import frames as cut
+from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.frames import acknowledgements
 from mqttcluster.mqtt.packets import V5, V311, Puback, Publish
 from mqttcluster.mqtt.writers import encode

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.register_assert_rewrite("tests.conformance.v5.stage")
-
-from tests.broker.conftest import world  # noqa: E402
-from tests.conformance.v5 import judge  # noqa: E402
+from tests.broker.conftest import world
+from tests.conformance.v5 import judge
 
 __all__ = ["world"]
 
