@@ -62,6 +62,7 @@ class Rules:
         return self._by_file("may_publish", client, topic)
 
     def may_subscribe(self, client: Identity, filter: str) -> Permission | Deferred[Permission]:
+        filter = split_share(filter)[1]  # what a group gets is what each of its members may have
         if self._authorizers:
             return self._ask("may_subscribe", client, filter)
         return self._by_file("may_subscribe", client, filter)
@@ -105,7 +106,7 @@ class Rules:
 
 
 def _tells_about_all(filter: str) -> bool:
-    return split_share(filter)[1].partition("/")[0] == "$SYS"
+    return filter.partition("/")[0] == "$SYS"
 
 
 async def forbidden(authorizer: Authorizer, client: Identity, filters: Iterable[str]) -> set[str]:

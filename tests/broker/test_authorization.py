@@ -123,6 +123,23 @@ class TestInARow:
         writer.send(*[Publish("a", b"x")] * 3)
         assert says.asked == ["a", "b", "a"]
 
+    def test_of_a_shared_subscription_the_filter_counts(self) -> None:
+        """Whoever decides need not know how groups are written."""
+        asked: list[str] = []
+
+        class Filters(Says):
+            def may_subscribe(self, client: Identity, filter: str) -> bool:
+                asked.append(filter)
+                return filter == "a/#"
+
+        world = RuledWorld(authorizers=[Filters(lambda _: True)])
+        reader = world.peer(5)
+        reader.send(Connect("r", 5))
+        suback = subscribe(reader, "$share/g/a/#", "$share/a/b")[-1]
+        assert isinstance(suback, Suback)
+        assert suback.reasons == [Reason(0), Reason.NOT_AUTHORIZED]
+        assert asked == ["a/#", "b"]
+
     def test_what_fails_is_refused_and_asked_again(self) -> None:
         """An authorizer that is out of order refuses what it is asked meanwhile, and nothing for good."""
 
