@@ -33,7 +33,7 @@ __all__ = ["haproxy", "mqttjs"]
 GUIDE = (DOCS / "browsers.md").read_text()
 
 #: Seconds: for how long the proxies stand silence, and how often the node pings.
-SILENCE, PING = 4.0, 0.5
+SILENCE, PING = 6.0, 1.5
 
 
 @pytest.fixture(scope="module")
