@@ -6,11 +6,14 @@ node notices that a Redis has been emptied and founded anew) and how many partit
 
 from __future__ import annotations
 
+import os
 import secrets
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from redis import ConnectionPool
 from redis.backoff import NoBackoff
@@ -24,6 +27,10 @@ from mqttcluster.storage.redis_scripts import script
 FORMAT = 1
 #: The oldest release whose commands the scripts know.
 OLDEST = (6, 2)
+#: What a URL may say behind its question mark, as redis-py names it: with rediss, PEM files, and whether the
+#: certificate must have the host's name. All else would change what the nodes rely on.
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_QUERY = {"redis": {"db"}, "rediss": {"db", "ssl_check_hostname", *FILES}, "unix": {"db"}}
 
 
 class Commands(Protocol):
@@ -83,7 +90,8 @@ def server_id(connection: Commands) -> str:
     if not isinstance(info, dict):
         lines = (line.partition(":") for line in _text(info).splitlines())
         info = {name: value for name, _, value in lines}
-    version, mode = str(info.get("redis_version", "0")), info.get("redis_mode", "standalone")
+    # Valkey gives itself the version of the Redis whose commands it has, and calls the mode server_mode.
+    version, mode = str(info.get("redis_version", "0")), info.get("redis_mode", info.get("server_mode", "standalone"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
         raise StoreError(f"Redis {version} is too old; upgrade it to {OLDEST[0]}.{OLDEST[1]} or newer")
     if mode != "standalone":
@@ -95,10 +103,14 @@ def connections(url: str, timeout: float) -> Callable[[], Connection]:
     """A function that makes connections, not yet connected. `timeout` in seconds bounds each answer.
 
     A connection never reconnects and retries nothing by itself: its user must notice that it met another process.
-    Raises `StoreError` for a URL that says nothing."""
+    With TLS the files are read anew for each. Raises `StoreError` for a URL that says nothing."""
     try:
-        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        scheme = urlsplit(url).scheme
+        if scheme not in _QUERY:
             raise ValueError("the scheme must be redis, rediss or unix")
+        for name in _query(url):
+            if name not in _QUERY[scheme]:
+                raise ValueError(f"{scheme} has no option {name}")
         pool = ConnectionPool.from_url(
             url,
             protocol=2,
@@ -107,11 +119,41 @@ def connections(url: str, timeout: float) -> Callable[[], Connection]:
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             client_name="mqttcluster",
+            **({"ssl_check_hostname": True} if scheme == "rediss" else {}),
         )
-        pool.make_connection()
+        make: Callable[[], Connection] = partial(pool.connection_class, **pool.connection_kwargs)
+        make()
     except (ValueError, TypeError, RedisError) as problem:
         raise StoreError(f"is no URL of a Redis ({problem}); write redis://HOST:PORT/DB") from None
-    return cast(Callable[[], Connection], pool.make_connection)
+    return make  # not the pool's own way, which counts connections and never forgets one
+
+
+def check_files(url: str) -> None:
+    """Read the files that a URL with rediss names, as a connection will. Raises `StoreError` if one is of no use."""
+    files = {name: path for name, path in _query(url).items() if name in FILES}
+    for name, path in files.items():
+        if not os.path.isabs(path):
+            raise StoreError(f"{name} is {path!r}; write the whole path, from the root on")
+    context = ssl.create_default_context()
+    if "ssl_ca_certs" in files:
+        _use("ssl_ca_certs", files["ssl_ca_certs"], context.load_verify_locations)
+    if "ssl_certfile" in files:
+        key = files.get("ssl_keyfile")
+        # Without a password given, the one of an encrypted key would be asked for on the terminal.
+        _use("ssl_certfile", files["ssl_certfile"], lambda path: context.load_cert_chain(path, key, lambda: ""))
+    elif "ssl_keyfile" in files:
+        raise StoreError("there is an ssl_keyfile and no ssl_certfile; write both")
+
+
+def _use(name: str, path: str, read: Callable[[str], object]) -> None:
+    try:
+        read(path)
+    except (OSError, ValueError) as problem:
+        raise StoreError(f"{name}, {path}, cannot be used ({problem}); name a readable PEM file, and its key") from None
+
+
+def _query(url: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query, keep_blank_values=True).items()}
 
 
 def redacted(url: str) -> str:

@@ -7,6 +7,7 @@ begins again with a new one, knowing that it may have met another process, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import uniform
 from threading import Event
 from typing import Any
 
@@ -65,7 +66,9 @@ class Wire:
 
 
 class Attempts:
-    """Pauses that grow while nothing works. `stopping` cuts them short."""
+    """Pauses that grow while nothing works, each with a part left to chance: nodes that have lost the same Redis should
+    not all come back in the same moment, nor one of them always in step with whatever cuts it off. `stopping` cuts them
+    short."""
 
     def __init__(self, stopping: Event) -> None:
         self._stopping = stopping
@@ -76,7 +79,7 @@ class Attempts:
 
     def failed(self) -> None:
         """Wait before the next attempt."""
-        self._stopping.wait(self._pause)
+        self._stopping.wait(uniform(self._pause / 2, self._pause))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
