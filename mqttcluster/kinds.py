@@ -13,8 +13,8 @@ from typing import Any
 
 from mqttcluster.mqtt.topics import valid_name
 from mqttcluster.net.handshake import check_origin
-from mqttcluster.storage.interfaces import NEVER
-from mqttcluster.storage.redis_cluster import redacted
+from mqttcluster.storage.interfaces import NEVER, StoreError
+from mqttcluster.storage.redis_cluster import connections, redacted
 
 _UNITS = {"": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -144,6 +144,10 @@ def _store(value: Any) -> str:
     if scheme == "sqlite" and rest:
         return text
     if scheme in ("redis", "rediss") and rest.startswith("//"):
+        try:
+            connections(text, 1.0)
+        except StoreError as problem:
+            raise ValueError(f"{redacted(text)!r} {problem}") from None
         return text
     if scheme in ("redis+sentinel", "redis+cluster"):
         raise ValueError(f"this release has no {scheme}: store; write redis://HOST:PORT/0, sqlite:PATH or memory:")

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import IO, Any, cast
 
 from twisted.logger import (
@@ -20,6 +21,7 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     formatEvent,
     formatEventAsClassicLogText,
+    formatTime,
 )
 from twisted.python.logfile import LogFile
 
@@ -56,8 +58,31 @@ def to_stream(stream: IO[Any] | Any, format: str, level: str) -> ILogObserver:
 
 def as_text(event: Mapping[str, Any]) -> str | None:
     """As Twisted writes it, but a client's name cannot move the cursor of whoever reads the log."""
-    line = formatEventAsClassicLogText(dict(event))
+    line = _plain_text(event) or formatEventAsClassicLogText(dict(event))
     return None if line is None else line.translate(_CONTROLS)
+
+
+def _plain_text(event: Mapping[str, Any]) -> str | None:
+    """What Twisted makes of most events, in a tenth of the time: there is a line for each connection. None for an event
+    that is not of the plainest kind."""
+    format, when, level = event.get("log_format"), event.get("log_time"), event.get("log_level")
+    if type(format) is not str or type(when) is not float or level is None or "(" in format:
+        return None
+    if "log_failure" in event or "log_system" in event or "log_flattened" in event:
+        return None
+    try:
+        text = format.format_map(event)
+    except Exception:
+        return None  # Twisted knows how to say that
+    if not text:
+        return None
+    text = text.replace("\n", "\n\t")
+    return f"{_moment(int(when))} [{event.get('log_namespace', '-')}#{level.name}] {text}\n"
+
+
+@lru_cache(maxsize=8)
+def _moment(second: int) -> str:
+    return formatTime(float(second))
 
 
 def as_json(event: Mapping[str, Any]) -> str:

@@ -23,6 +23,8 @@ from mqttcluster.storage.interfaces import StoreError
 
 log = Logger(namespace="mqttcluster")
 
+#: When the collector looks at new objects, and how often it does so before it looks at older ones, and at all.
+COLLECT = 10_000, 5, 5
 _WHAT = {"listen": "MQTT", "websocket": "WebSocket", "admin": "probes"}
 
 
@@ -112,9 +114,11 @@ class BrokerService(Service):
             log.failure("cannot start")
             self._fail(self._reactor, f"mqttcluster: cannot start: {error!r}; this is a defect, the log tells more")
         else:
-            # What was made so far stays. The collector need not look at it again.
+            # What was made so far stays. The collector need not look at it again, and what is made from now on it need
+            # not look at every 700 objects: a message that waits for the store has a dozen.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*COLLECT)
 
     async def _listen(self, listener: Listener) -> None:
         try:

@@ -36,10 +36,10 @@ from mqttcluster.net.proxy import ProxyFactory
 from mqttcluster.net.stream import MQTTFactory
 from mqttcluster.net.websocket import WebSocketFactory
 from mqttcluster.service import BrokerService, complain
-from mqttcluster.storage.interfaces import IObserved, IStore, QueueLimits
+from mqttcluster.storage.interfaces import IObserved, IStore, QueueLimits, StoreError
 from mqttcluster.storage.memory import MemoryStore
 from mqttcluster.storage.redis_backplane import RedisBackplane
-from mqttcluster.storage.redis_cluster import redacted
+from mqttcluster.storage.redis_cluster import check_files, redacted
 from mqttcluster.storage.redis_store import RedisStore
 from mqttcluster.storage.sqlite import SqliteStore
 
@@ -244,6 +244,11 @@ def _check_store(loaded: Loaded) -> None:
     """What can be known of a store before it is opened."""
     scheme, _, path = loaded.config.store.partition(":")
     directory = os.path.dirname(path)
+    if scheme == "rediss":
+        try:
+            check_files(loaded.config.store)
+        except StoreError as problem:
+            loaded.complain("store", str(problem))
     if scheme != "sqlite":
         return
     if os.path.isdir(path):

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, formatEventAsClassicLogText
 from twisted.python.failure import Failure
 
 from mqttcluster import logs
@@ -84,6 +84,26 @@ class TestLogs:
         log, stream = self.lines("text")
         log.info("hello")
         assert re.fullmatch(r"\S+ \[some\.where#info\] hello\n", stream.getvalue())
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"log_format": "{a} {a!r:>5} {b[0]} {c.real} {{}}", "a": "x", "b": [1], "c": 2.5},
+            {"log_format": "{f()} is called", "f": lambda: 7},
+            {"log_format": "{missing} is not there"},
+            {"log_format": "two\nlines"},
+            {"log_format": ""},
+            {"log_format": b"bytes"},
+            {"log_format": "of a system", "log_system": "s"},
+            {"log_format": "without a time", "log_time": None},
+            {"log_format": "wrong", "log_failure": Failure(ValueError("oh"))},
+            {"log_format": "without a name", "log_namespace": "-"},
+        ],
+    )
+    def test_text_is_twisteds_whatever_the_event(self, fields: dict[str, Any]) -> None:
+        """The plainest events are written by a shorter way, and look the same."""
+        event = {"log_time": 1_700_000_000.75, "log_level": LogLevel.info, "log_namespace": "some.where", **fields}
+        assert logs.as_text(event) == formatEventAsClassicLogText(event)
 
     def test_a_name_cannot_move_the_cursor(self) -> None:
         """A client chooses its name; as text it reaches the operator's terminal as plain text, on one line."""

@@ -106,6 +106,13 @@ class TestRefusing:
         assert line.startswith("mqttcluster: --store (command line): ")
         assert (tmp_path / "notes.txt").read_bytes() == before
 
+    def test_files_of_a_store_that_are_not_there(self, tmp_path: Path) -> None:
+        """Said at once, and not when Redis is to be reached; without the password."""
+        url = f"rediss://:secret@127.0.0.1:1/0?ssl_ca_certs={tmp_path}/missing.pem"
+        (line,) = refused(run_twistd(tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--store", url), tmp_path)
+        assert line.startswith(f"mqttcluster: --store (command line): ssl_ca_certs, {tmp_path}/missing.pem, cannot be")
+        assert "secret" not in line
+
     def test_open_to_the_world_without_authentication(self, tmp_path: Path) -> None:
         """A listener on all interfaces needs passwords, or the operator's word that anybody may come."""
         (line,) = refused(run_twistd(tmp_path, *QUIET, "--listen", "tcp:0"), tmp_path)

@@ -41,9 +41,10 @@ class Admission:
         """
         client.terms = agree(connect, connect.client_id, self._settings)  # a refusal keeps to them, too
         client_id = self._client_id(connect)
-        client.terms = agree(connect, client_id, self._settings)
+        if client_id != connect.client_id:
+            client.terms = agree(connect, client_id, self._settings)
         client.identity = Identity(client_id, await self._authenticate(client, client_id, connect))
-        if client.terms.encode(Connack(properties=client.terms.announced)) is None:
+        if client.version == V5 and client.terms.encode(Connack(properties=client.terms.announced)) is None:
             raise MQTTError(Reason.PACKET_TOO_LARGE, "the client has no room for CONNACK")
         if connect.will is None or client.ended:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -56,15 +56,20 @@ class Chain:
 
     def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
         """The answer; `credentials.username` is then who the client is taken for."""
-        return Deferred.fromCoroutine(self._authenticate(credentials))
+        if self._authenticators:
+            return Deferred.fromCoroutine(self._authenticate(credentials))
+        return succeed(self._note(*self._by_listener(credentials), 0.0))
 
     async def _authenticate(self, credentials: Credentials) -> Reason:
         begin = self._clock.seconds()
         reason, result = await self._decide(credentials)
         if reason is Reason.SERVER_BUSY:
             result = "busy"
+        return self._note(reason, result, self._clock.seconds() - begin)
+
+    def _note(self, reason: Reason, result: str, seconds: float) -> Reason:
         self._metrics.authentications[result] += 1
-        self._metrics.authentication_seconds.observe(self._clock.seconds() - begin)
+        self._metrics.authentication_seconds.observe(seconds)
         return reason
 
     async def _decide(self, credentials: Credentials) -> tuple[Reason, str]:
@@ -81,6 +86,10 @@ class Chain:
                 return Reason.SERVER_UNAVAILABLE, "error"
             if reason is not None:
                 return reason, "allowed" if reason is Reason.SUCCESS else "denied"
+        return self._by_listener(credentials)
+
+    def _by_listener(self, credentials: Credentials) -> tuple[Reason, str]:
+        """Nobody has an opinion."""
         if credentials.username is not None and self._names_count:
             return Reason.BAD_USER_NAME_OR_PASSWORD, "denied"
         if credentials.anonymous_allowed:

@@ -43,6 +43,8 @@ GRACE = 10.0
 #: Clients sent away at once by a node that stops, and seconds between two lots.
 AWAY_AT_ONCE = 200
 AWAY_INTERVAL = 0.05
+#: Seconds that a broker which stops waits for a store that is away, once nothing is in flight any more.
+STORE_PATIENCE = 5.0
 
 
 class Broker:
@@ -74,6 +76,8 @@ class Broker:
         self.retained = Retained()
         #: All connections, whatever their state.
         self.clients: set[Client] = set()
+        #: Clients that are gone, and not all they have published was given to its receivers.
+        self.unfinished: set[Client] = set()
         self.cluster: Alone = Alone(self.retained)
         if backplane is not None:
             self.cluster = Cluster(self, backplane, cast(ISharedStore, store))
@@ -156,22 +160,38 @@ class Broker:
         self._stopping = True
         if self._sys_loop.running:
             self._sys_loop.stop()
-        await self._drain()
-        await self.housekeeping.stop()
+        others, clients = self.cluster.others, list(self.clients)
+        await self._drain(others, clients)
+        patience = LoopingCall(self._give_up_a_store_that_is_away)
+        patience.clock = self.clock
+        patience.start(STORE_PATIENCE, now=False)
+        try:
+            await self._send_away(others, clients)
+            await self.housekeeping.stop()
+        finally:
+            patience.stop()
         await self.cluster.stop()
         await self.store.stop()
 
-    async def _drain(self) -> None:
-        """Not all clients at once: they are about to knock at the other nodes."""
-        others, clients = self.cluster.others, list(self.clients)
+    async def _drain(self, others: bool, clients: Sequence[Client]) -> None:
+        """Let them finish what is in flight, but not for ever."""
         drained = DeferredList([client.drain(others) for client in clients], consumeErrors=True)
         drained.addTimeout(self.settings.drain_timeout, self.clock, lambda _, __: log.warn("not all in flight is done"))
         await drained
+
+    async def _send_away(self, others: bool, clients: Sequence[Client]) -> None:
+        """Not all at once: they are about to knock at the other nodes."""
         for start in range(0, len(clients), AWAY_AT_ONCE):
             if start:
                 await deferLater(self.clock, AWAY_INTERVAL)
             closing = [client.shut_down(GRACE if others else 0.0) for client in clients[start : start + AWAY_AT_ONCE]]
             await DeferredList([d for d in closing if d is not None])
+
+    def _give_up_a_store_that_is_away(self) -> None:
+        """What waits for it fails, so that this node can end. To the others it is as if it had been killed."""
+        if self.cluster.away():
+            log.error("the store is away, what waits for it is given up")
+            self.store.stop()
 
     def store_trouble(self) -> str:
         """Why the store cannot be relied on at the moment, '' if it can."""
@@ -243,7 +263,7 @@ class Broker:
             self.retained,
             self.routing,
             self.metrics,
-            self.sessions.look_ahead,
+            self.sessions.most_read,
             self.settings.max_queued,
             client.store_lost,
             client.taken_over,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="mqttcluster.client")
 
+_SUCCESS = Reason.SUCCESS  # asked for with every message, and an enum takes its time
 _VERSION_NAMES = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 
 
@@ -100,7 +101,7 @@ class Client(Intake):
 
     def may_publish(self, topic: str) -> bool:
         """Whether it is known that the client may publish to a topic."""
-        return self.receiving.permissions.known.get(topic) is Reason.SUCCESS
+        return self.receiving.permissions.known.get(topic) is _SUCCESS
 
     def look(self) -> None:
         """The store may hold deliveries that nobody told this client of."""
@@ -125,7 +126,7 @@ class Client(Intake):
             return
         connack = self.terms.encode(Connack(present, properties=self.terms.announced))
         assert connack is not None  # it was tried when the client was admitted
-        self.connection.accept(self.terms.keep_alive)
+        self.connection.accept(self.terms.keep_alive, self._broker.clock.seconds())
         self.busy = False
         self._watch_silence()
         log.info(
@@ -272,6 +273,9 @@ class Client(Intake):
         """There is neither a session to serve nor a connection to close."""
         self._forget_deadline()
         self._broker.clients.discard(self)
+        if len(self.steps):
+            self._broker.unfinished.add(self)
+            self.steps.idle().addCallback(lambda _: self._broker.unfinished.discard(self))
 
     # -- time
 

@@ -137,7 +137,7 @@ class Cluster(Alone):
     def _look_at_fence(self) -> None:
         if not self._fenced and self._backplane.valid() and not self._backplane.congested():
             self._fence_loop.stop()
-            for client in list(self._broker.clients):
+            for client in [*self._broker.unfinished, *self._broker.clients]:
                 client.wake()
 
     # -- telling the others

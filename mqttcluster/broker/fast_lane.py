@@ -35,19 +35,23 @@ if TYPE_CHECKING:
 #: Lanes that are remembered, and how long the beginning of a frame may be.
 LANES = 50_000
 LONGEST_HEAD = 300
-#: Deliveries made for one client before everybody else may have a turn, counted in runs.
+#: Deliveries made for one client before the clock is looked at, counted in runs; finding the receivers of a topic
+#: counts as many.
 EFFORT = 1000
+SEARCH = 100
 #: Frames of QoS 0 in one run.
 MOST = 65_535
+#: About how many messages of one run are delivered one by one, to receivers that need something of their own [G9].
+SINGLES = 2000
 
 _PUBACK, _PUBREC, _PUBREL, _PUBCOMP = _ACKNOWLEDGEMENTS = 0x40, 0x50, 0x62, 0x70
 
 
 class Lane:
     """What is known of the frames that begin with the same bytes. `slow`: they are not for the fast lane. `live` and
-    `linked` are the other nodes to be told at QoS 0, and at QoS 1 and 2."""
+    `linked` are the other nodes to be told at QoS 0, and at QoS 1 and 2. `most` is how long a run was to be last."""
 
-    __slots__ = ("linked", "live", "no_local", "receivers", "slow", "stored", "topic")
+    __slots__ = ("linked", "live", "most", "no_local", "receivers", "slow", "stored", "topic")
 
     def __init__(self, routing: Routing, topic: str, qos: int) -> None:
         matched = routing.matched(topic)
@@ -56,6 +60,7 @@ class Lane:
         self.no_local = any(receiver.no_local for receiver in matched.receivers)
         self.stored = any(qos and receiver.qos and receiver.subscriber.durable for receiver in matched.receivers)
         self.slow = bool(matched.groups)
+        self.most = MOST
         nodes = routing.nodes(topic)
         self.live = tuple(node for node, bits in nodes if bits & LIVE)
         self.linked = tuple(node for node, bits in nodes if bits & LINKED)
@@ -74,6 +79,7 @@ class FastLane:
         self._settings = settings
         self._lanes: dict[tuple[bytes, bool], Lane] = {}
         self._revision = -1
+        self._searches = 0
 
     def take(self, client: Client) -> int:
         """Deal with what stands first in what the client has sent. Returns how many packets that were; 0 is for the
@@ -90,19 +96,23 @@ class FastLane:
                 if found is None:
                     break
                 stride, id_at = found
+                searches = self._searches
                 lane = self._lane(chunk, at, stride, id_at, decoder.version)
+                effort += SEARCH * (self._searches - searches)
                 most = self._most(client, lane, first >> 1 & 3, v5)
                 if lane is None or not most:
                     break
-                end = at + stride * row(chunk, at, size, stride, id_at, v5, most)
+                count = row(chunk, at, size, stride, id_at, v5, min(most, lane.most))
+                if count * len(lane.receivers) > SINGLES or lane.most < MOST:
+                    count = min(count, _share(lane, stride))
+                end = at + stride * count
                 data = chunk if end == size and not at else chunk[at:end]
                 run = Run(lane.topic, client.client_id, first >> 1 & 3, v5, data, stride, id_at)
                 if run.qos and not self._identified(client, run):
                     break
-                self._publish(client, lane, run)
+                effort += len(lane.receivers) + 1 + self._publish(client, lane, run)
                 at = end
                 packets += run.count
-                effort += len(lane.receivers) + 1
             elif first in _ACKNOWLEDGEMENTS:
                 identifiers = acknowledgements(chunk, at, size)
                 if not identifiers or not self._acknowledged(client, first, identifiers):
@@ -113,7 +123,7 @@ class FastLane:
             else:
                 break
             decoder.skip(at)
-            if client.blocked:
+            if client.blocked or client.ended:
                 break
         if at > start:
             self._metrics.messages_received += packets
@@ -139,6 +149,7 @@ class FastLane:
                 return None
             if len(self._lanes) >= LANES:
                 self._lanes.clear()
+            self._searches += 1
             lane = self._lanes[key] = Lane(self._routing, packet.topic, packet.qos)
         return lane
 
@@ -173,20 +184,23 @@ class FastLane:
             session.take_in(identifiers)
         return True
 
-    def _publish(self, client: Client, lane: Lane, run: Run) -> None:
+    def _publish(self, client: Client, lane: Lane, run: Run) -> int:
+        """Returns how many deliveries were made one by one."""
+        singles = 0
         metrics, figure = self._metrics, column(client.version) + run.qos
         metrics.publish_received_by[figure] += run.count
         metrics.publish_bytes_received_by[figure] += run.count * run.payload_size
         if not run.qos:
-            self._hand_on(client, lane, run)
+            singles = self._hand_on(client, lane, run)
             if lane.live:
                 self._cluster.cast_run(run, lane.live)
         elif lane.stored or not client.steps.delivered:
             self._in_turn(client, lane, run)
         else:
-            self._hand_on(client, lane, run)
+            singles = self._hand_on(client, lane, run)
             accepting = self._cluster.link_run(run, lane.linked, {}) if lane.linked else None
             client.steps.take_run(run.acknowledgements(), run.count, len(run.data), accepting)
+        return singles
 
     def _in_turn(self, client: Client, lane: Lane, run: Run) -> None:
         """Behind what the client has sent before, and when the store has it."""
@@ -199,17 +213,18 @@ class FastLane:
     def _receivers(self, lane: Lane, run: Run) -> tuple[Receiver, ...]:
         return self._routing.match(lane.topic, run.publisher) if lane.no_local else lane.receivers
 
-    def _hand_on(self, client: Client, lane: Lane, run: Run) -> None:
-        """To the receivers that are connected here."""
-        full = None
+    def _hand_on(self, client: Client, lane: Lane, run: Run) -> int:
+        """To the receivers that are connected here. Returns how many deliveries were made one by one."""
+        full, singles = None, 0
         for receiver in self._receivers(lane, run):
             outlet = receiver.subscriber.outlet
             if outlet is not None:
-                outlet.deliver_run(run, min(run.qos, receiver.qos), receiver.identifiers)
+                singles += outlet.deliver_run(run, min(run.qos, receiver.qos), receiver.identifiers)
                 if outlet.full:
                     full = outlet
         if full is not None and not run.qos:
             client.wait_for(full)
+        return singles
 
     # -- acknowledgements
 
@@ -229,7 +244,8 @@ class FastLane:
             inflight.pubrecs(identifiers)
             client.sender.send(_answers(b"\x62\x02", identifiers), len(identifiers))
         elif first == _PUBREL:
-            if not session.inbound.issuperset(identifiers) or len(client.steps):
+            new = set(identifiers)
+            if len(new) < len(identifiers) or not session.inbound >= new or len(client.steps):
                 return False
             session.let_go(identifiers)
             client.sender.send(_answers(b"\x70\x02", identifiers), len(identifiers))
@@ -238,6 +254,14 @@ class FastLane:
                 return False
             outlet.receipts.pubcomps(identifiers)
         return True
+
+
+def _share(lane: Lane, size: int) -> int:
+    """How many frames of `size` bytes may be dealt with at one stroke, which holds up everybody else."""
+    outlets = [(receiver.subscriber.outlet, receiver.identifiers) for receiver in lane.receivers]
+    apart = sum(outlet is not None and not outlet.takes_runs(identifiers, size) for outlet, identifiers in outlets)
+    lane.most = max(SINGLES // apart, 1) if apart else MOST
+    return lane.most
 
 
 def _answers(head: bytes, identifiers: tuple[int, ...]) -> bytes:

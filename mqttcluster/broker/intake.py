@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="mqttcluster.client")
 
+_CONNECTED = State.CONNECTED
 #: How long one client's packets are dealt with before everybody else has a turn, in seconds.
 SHARE_OF_A_TURN = 0.02
 #: Looked at after so many packets that were dealt with one by one.
@@ -170,7 +171,7 @@ class Intake:
             self._handle(packet)
         dealt_with = 0
         while not self.ended and not self.blocked and self._held is None:
-            if fast_lane is not None and connection.state is State.CONNECTED and fast_lane.take(cast("Client", self)):
+            if fast_lane is not None and connection.state is _CONNECTED and fast_lane.take(cast("Client", self)):
                 connection.last_packet = now
                 if not connection.decoder.buffered:
                     break
@@ -250,8 +251,10 @@ class Intake:
 
     def _regulate_reading(self) -> None:
         blocked = self.blocked or self._held is not None
-        if not blocked and self.connection.state is State.CONNECTED and not self._broker.cluster.may_act():
+        if not blocked and self.connection.state is _CONNECTED and not self._broker.cluster.may_act():
             blocked = not self._broker.cluster.away()
+        if blocked and not self.connection.accepted and not self.connection.decoder.buffered:
+            return  # most clients say nothing before CONNACK; the first word will stop the reading
         if blocked == self._reading and not self.ended and self._lost is None:
             self._reading = not blocked
             if blocked:

@@ -193,7 +193,7 @@ METRICS: tuple[Metric, ...] = (
         "mqttcluster_channel_dropped_total",
         COUNTER,
         _CLUSTER,
-        "parcels of QoS 0 messages that were not sent to other nodes because Redis was away",
+        "QoS 0 messages, or parcels of them, not sent to other nodes because Redis was away or too slow",
     ),
 )
 

@@ -26,6 +26,9 @@ from mqttcluster.core.session import Session
 from mqttcluster.mqtt.packets import V5
 from mqttcluster.storage.interfaces import IStore
 
+#: How many bytes a frame may gain when it is written for another version.
+TRANSLATED = 8
+
 
 class Outlet:
     """The deliveries of one connected client. `store_lost` is told when the store fails, `overtaken` when it says that
@@ -34,9 +37,9 @@ class Outlet:
     __slots__ = (
         "_framing",
         "_lane",
-        "_look_ahead",
         "_max_queued",
         "_metrics",
+        "_most_read",
         "_routing",
         "_sender",
         "_store",
@@ -62,7 +65,7 @@ class Outlet:
         retained: Retained,
         routing: Routing,
         metrics: Metrics,
-        look_ahead: int,
+        most_read: int,
         max_queued: int,
         store_lost: Callable[[Failure], None],
         overtaken: Callable[[], None],
@@ -78,7 +81,7 @@ class Outlet:
         self._store = store
         self._metrics = metrics
         self._routing = routing
-        self._look_ahead = look_ahead
+        self._most_read = most_read
         self._max_queued = max_queued
         self._store_lost = store_lost
         self.closed = False
@@ -108,9 +111,12 @@ class Outlet:
 
     def wait(self, proceed: Callable[[], None]) -> bool:
         """Call `proceed` when the client has taken output. False: it has taken none since somebody gave up waiting."""
-        if self._sender.progress:
-            self._sender.waiting = [*(self._sender.waiting or ()), proceed]
-        return self._sender.progress
+        sender = self._sender
+        if sender.progress:
+            if sender.waiting is None:
+                sender.waiting = {}
+            sender.waiting[proceed] = None
+        return sender.progress
 
     def give_up(self) -> None:
         """Somebody has waited in vain."""
@@ -143,14 +149,22 @@ class Outlet:
         """Count messages that the client does not get."""
         self._metrics.dropped[reason] += count
 
-    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> None:
-        """Messages that no store holds for this session, at `qos`."""
+    def takes_runs(self, identifiers: tuple[int, ...], size: int) -> bool:
+        """Whether frames of about `size` bytes can be handed over as runs, and need not be made one by one."""
+        return self._plain(identifiers) and (not self._v5 or self._framing.takes(size + TRANSLATED))
+
+    def _plain(self, identifiers: tuple[int, ...]) -> bool:
+        session = self.session
+        return not (identifiers or session.feed or session.sharing or self.muted)
+
+    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> int:
+        """Messages that no store holds for this session, at `qos`. Returns how many were delivered one by one."""
         session, sender = self.session, self._sender
-        plain = not (identifiers or session.feed or session.sharing or self.muted)
-        if not plain or not self._takes(run, qos):
+        if not self._plain(identifiers) or not self._takes(run, qos):
             for message in run.messages():
                 self.deliver(message, qos, False, identifiers)
-        elif qos:
+            return run.count
+        if qos:
             dropped = run.count - session.offer_run(run, qos)
             if dropped:
                 self._metrics.dropped["queue_full"] += dropped
@@ -160,11 +174,13 @@ class Outlet:
         else:
             self._count_sent(0, run.count, run.payload_size)
             sender.send(run.frames(self._v5, 0)[0], run.count)
+        return 0
 
     def arrived_run(self, run: Run, qos: int, sequence: int, count: int, identifiers: tuple[int, ...]) -> None:
         """The store holds the first `count` messages of a run for this session, from `sequence` on."""
         session = self.session
-        if identifiers or self.muted or sequence <= session.cursor or not self._takes(run, qos):
+        known = sequence <= max(session.cursor, session.sent_before)
+        if identifiers or self.muted or known or not self._takes(run, qos):
             for number, message in enumerate(run.messages()[:count], sequence):
                 session.arrived(Delivery(number, message, qos, False, identifiers))
         else:
@@ -227,6 +243,7 @@ class Outlet:
             self.receipts.store()
         if session.wants_read():
             self._read()
+            dropped |= not session.reading  # a store may answer at once
         return dropped or not self._sender.has_room
 
     def _send_run(self) -> bool:
@@ -262,7 +279,7 @@ class Outlet:
         message, now, frame = delivery.message, self.now(), None
         if not again and message.expired(now):  # else the client may have begun to receive it [MQTT-4.3.3-7] of 5.0
             reason = "expired"
-        elif not self.may_read(message.topic):
+        elif self.muted is not None and not self.muted.reads(message.topic):
             reason = "forbidden"
         else:
             qos, retain, identifiers = delivery.qos, delivery.retain, delivery.identifiers
@@ -275,15 +292,17 @@ class Outlet:
         return frame
 
     def _read(self) -> None:
-        session, limit, tail = self.session, self._look_ahead, self.session.tail
-        session.reading = True
+        session, tail, suspicious = self.session, self.session.tail, self.session.suspicious
+        session.reading, session.suspicious = True, False
 
         def was_read(deliveries: list[Delivery]) -> None:
-            session.was_read(deliveries, limit, tail)
+            session.was_read(deliveries, tail)
+            if suspicious and deliveries:
+                session.suspicious = True  # there may be more
             if not self.closed:
                 self._sender.mark()
 
-        reading = self._store.read(session.client_id, session.epoch, session.cursor, limit)
+        reading = self._store.read(session.client_id, session.epoch, session.cursor, self._most_read)
         reading.addCallbacks(was_read, self._store_lost)
 
     def look(self) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.metrics import Metrics
@@ -187,8 +187,15 @@ class Publishing:
         routing, topic = self._routing, message.topic
         matched = routing.matched(topic)
         plan = Plan(message, matched.receivers_of(message.publisher), routing.nodes(topic), routing.revision)
-        targets = plan.add(plan.receivers)
         plan.shared = bool(matched.groups)
+        if not (message.qos or message.retain or plan.shared or will or behind):
+            for receiver in plan.receivers:  # at once, and there is nothing to be remembered
+                outlet = receiver.subscriber.outlet
+                if outlet is not None:
+                    outlet.deliver(message, 0, False, receiver.identifiers)
+            self._cast(plan)
+            return plan
+        targets = plan.add(plan.receivers)
         shares = self._share(plan, matched.groups) if plan.shared else ()
         retain = message.retain and self._may_retain(message)
         if targets or shares or retain or exchange or will:
@@ -260,7 +267,7 @@ class Publishing:
             storing.addBoth(_answered, plan)
         return storing.addCallback(self._stored, plan)
 
-    def _stored(self, answer: Published, plan: Plan) -> Deferred[None]:
+    def _stored(self, answer: Published, plan: Plan) -> Deferred[None] | None:
         publication = plan.publication
         assert publication is not None
         plan.stale = answer.stale
@@ -269,7 +276,7 @@ class Publishing:
             plan.queued.clear()
             plan.picked.clear()
             plan.nodes = ()
-            return succeed(None)
+            return None
         self._numbered(answer, plan)
         if not self._cluster.first(answer.exchange):
             plan.live.clear()
@@ -279,7 +286,7 @@ class Publishing:
             self._cluster.retain(plan.message, answer.version)
             if plan.revision != self._routing.revision:
                 return self._second_look(plan)
-        return succeed(None)
+        return None
 
     def _numbered(self, answer: Published, plan: Plan) -> None:
         plan.sequences.extend(answer.sequences)
@@ -299,13 +306,13 @@ class Publishing:
             subscriber = Subscriber(client_id, generation, durable=False)
         return subscriber
 
-    def _second_look(self, plan: Plan) -> Deferred[None]:
+    def _second_look(self, plan: Plan) -> Deferred[None] | None:
         known = {receiver.subscriber for receiver in plan.receivers}
         added = [receiver for receiver in self._match(plan.message) if receiver.subscriber not in known]
         targets = plan.add(added)
         plan.look_at_nodes(self._routing.nodes(plan.message.topic))
         if not targets:
-            return succeed(None)
+            return None
         publication = Publication(plan.message, targets, now=self._now())
         return self._store.publish(publication).addCallback(self._numbered, plan)
 

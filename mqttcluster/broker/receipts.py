@@ -74,17 +74,20 @@ class Receipts:
 
     def pubacks(self, identifiers: Collection[int]) -> None:
         """`puback` for several."""
-        done = self._session.inflight.pubacks(identifiers)
-        if done:
-            if self._session.stored:
-                self._done.extend([d.sequence for d in done if self._session.keeps(d.sequence)])
-            self._sender.mark()
+        done: list[Delivery] = []
+        try:
+            self._session.inflight.pubacks(identifiers, done)
+        finally:  # one of them may break the protocol; those before it are done
+            if done:
+                if self._session.stored:
+                    self._done.extend([d.sequence for d in done if self._session.keeps(d.sequence)])
+                self._sender.mark()
 
     def pubcomps(self, identifiers: Iterable[int]) -> None:
         """`pubcomp` for several, of a clean session."""
         received = self._session.inflight.received
         for identifier in identifiers:
-            del received[identifier]
+            received.pop(identifier, None)  # it may come twice in one breath
         self._sender.mark()
 
     def pubrec(self, packet: Pubrec) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mqttcluster.broker.broker import Broker
     from mqttcluster.broker.client import Client
 
+_SUCCESS = Reason.SUCCESS
 _PUBACK, _PUBREC = b"\x40\x02", b"\x50\x02"
 _PUBACK_NOBODY, _PUBREC_NOBODY = b"\x40\x03", b"\x50\x03"
 
@@ -70,7 +71,7 @@ class Receiving:
             client.steps.take(Step(None, _PUBREC + identifier.to_bytes(2, "big"), stored=True))
             return
         refusal = self._refusal(packet)
-        if refusal is not Reason.SUCCESS:
+        if refusal is not _SUCCESS:
             self._refuse(packet, refusal)
             return
         if qos == 2:
@@ -163,7 +164,7 @@ class Receiving:
         if self._broker.settings.check_payload_format and not well_formed(packet.payload, packet.properties):
             return Reason.PAYLOAD_FORMAT_INVALID
         reason = self.judge(packet.topic)
-        if reason is not Reason.SUCCESS:
+        if reason is not _SUCCESS:
             self._client.refused("publish", packet.topic)
             self.permissions.refused()
         elif packet.qos == 1 and self._client.version == V5 and packet.packet_id in self._client.session.inbound:

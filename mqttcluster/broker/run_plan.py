@@ -15,7 +15,8 @@ from mqttcluster.storage.shared import Doorbell
 
 
 class RunPlan:
-    """`targets` are those of `receivers` that the store serves; `nodes` other nodes whose receivers it does not."""
+    """Of `receivers` those get the run that the store serves, and those that are connected when it is planned; `nodes`
+    are other nodes with receivers that the store does not serve."""
 
     __slots__ = ("_answer", "_cluster", "_metrics", "_nodes", "_receivers", "_targets", "run")
 
@@ -23,7 +24,11 @@ class RunPlan:
         self, run: Run, receivers: Sequence[Receiver], nodes: Sequence[str], cluster: Alone, metrics: Metrics
     ) -> None:
         self.run = run
-        self._receivers = receivers
+        self._receivers = [
+            receiver
+            for receiver in receivers
+            if receiver.subscriber.outlet is not None or (receiver.subscriber.durable and min(run.qos, receiver.qos))
+        ]
         self._nodes = nodes
         self._cluster = cluster
         self._metrics = metrics

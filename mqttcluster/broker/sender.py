@@ -68,7 +68,7 @@ class Sender:
         #: The network has taken output since somebody has waited for that in vain.
         self.progress = True
         #: To be called when there is room again: publishers that wait for this client a moment.
-        self.waiting: list[Callable[[], None]] | None = None
+        self.waiting: dict[Callable[[], None], None] | None = None
         self.before_flush: Callable[[], bool] | None = None
         self.drained: Callable[[], None] | None = None
 

@@ -117,20 +117,22 @@ class Sessions:
         if client_id in self._untold:  # before this open, or a will that DISCONNECT discarded comes to life
             self._tell(self._untold.pop(client_id))
         try:
-            opened = await self._store.open(client_id, connect.clean_start, terms.expiry, will, now, self.look_ahead)
+            opened = await self._store.open(client_id, connect.clean_start, terms.expiry, will, now, self.most_read)
         except StoreError as error:
             if self._opening.get(client_id) is client:
                 self._opened(client_id)
             log.error("store failed on open for {client_id}: {error}", client_id=client_id, error=error)
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store failed") from error
-        muted = await self._forbidden(client, opened)
+        judging = Deferred.fromCoroutine(self._forbidden(client, opened))
+        waited = not judging.called  # and messages may have been queued meanwhile
+        muted = await judging
         if opened.previous is not None:
             await self._cluster.take(client_id, opened.epoch, opened.previous[0])
         if self._opening.get(client_id) is not client:
             # If the later connection gets the session this is stale; if it fails nobody has the session any more.
             self._tell(_End(client_id, opened.epoch, False, opened.sent, now, generation=opened.generation))
             return None
-        rung = opened.previous is not None or client_id in self._rung
+        rung = waited or opened.previous is not None or client_id in self._rung
         overtaken = self._overtaken.get(client_id, 0) > opened.epoch
         self._opened(client_id)
         if overtaken:
@@ -156,12 +158,13 @@ class Sessions:
     async def _forbidden(self, client: Client, opened: Opened) -> set[str]:
         """Subscriptions of an earlier connection that this client may not have, by the rules of now."""
         permissions = client.receiving.permissions
-        while True:
+        while opened.subscriptions:
             term = permissions.term
             assert client.identity is not None
             found = await forbidden(self._authorizer, client.identity, opened.subscriptions)
             if term == permissions.term:
                 return found
+        return set()
 
     @property
     def offline(self) -> int:
@@ -170,8 +173,13 @@ class Sessions:
 
     @property
     def look_ahead(self) -> int:
-        """How many deliveries of a durable session are held in memory beside those in flight."""
+        """How many deliveries of a durable session are taken into memory as they come, beside those in flight."""
         return max(2 * self._settings.max_inflight, 64)
+
+    @property
+    def most_read(self) -> int:
+        """How many are read from its queue at once: each read waits for the store's commit before it."""
+        return max(8 * self._settings.max_inflight, 64)
 
     def _take_over(self, client_id: str) -> None:
         """The newer connection wins; the older is closed [MQTT-3.1.4-2]."""
@@ -238,7 +246,7 @@ class Sessions:
         # Another node may have stored such a message for some of its receivers only. If it comes again it is published
         # again, and who has it refuses it [G2].
         inbound = () if self._cluster.others else opened.inbound
-        session.restore(opened.queue, self.look_ahead, opened.last, opened.sent, inbound)
+        session.restore(opened.queue, opened.last, opened.sent, inbound)
         if opened.inbound:
             session.unreleased = frozenset(opened.inbound)
         for sequence in opened.released:

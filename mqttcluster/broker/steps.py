@@ -118,7 +118,7 @@ class Steps:
     def take_run(self, acknowledgements: bytes, count: int, size: int, accepting: Deferred[None] | None) -> None:
         """A run of `count` publishes, `size` bytes in all, was given to its receivers; `accepting` is to be waited for
         before its acknowledgements."""
-        if accepting is None and not self.pending:
+        if accepting is None and not self.pending and self._may_act():
             self._client.sender.send(acknowledgements, count)
             return
         step = Step(None, acknowledgements, stored=True)

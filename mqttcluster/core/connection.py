@@ -61,6 +61,7 @@ TRANSITIONS: dict[tuple[State, type], State] = {
     (State.CONNECTED, Pingreq): State.CONNECTED,
     (State.CONNECTED, Disconnect): State.ENDED,
 }
+_CONNECTED = State.CONNECTED
 _LISTENING = (State.FRESH, State.AUTHENTICATING)
 _EXPECTED = frozenset(kind for state, kind in TRANSITIONS if state is State.CONNECTED and kind is not Disconnect)
 
@@ -90,7 +91,7 @@ class Connection:
     def next_packet(self, now: float) -> Packet | None:
         """The next packet, None for none at the moment. Raises `MQTTError` when the connection cannot go on."""
         state = self.state
-        if state is not State.CONNECTED and state not in _LISTENING:
+        if state is not _CONNECTED and state not in _LISTENING:
             return None
         try:
             packet = self.decoder.next_packet()
@@ -101,7 +102,7 @@ class Connection:
             return None
         self.last_packet = now
         kind = type(packet)
-        if state is State.CONNECTED and kind in _EXPECTED:
+        if state is _CONNECTED and kind in _EXPECTED:
             return packet
         following = TRANSITIONS.get((state, kind))
         if following is None:
@@ -114,8 +115,9 @@ class Connection:
         """The client has been sent an AUTH and is to answer it before anything else."""
         self.state = State.AUTHENTICATING
 
-    def accept(self, keep_alive: int) -> None:
-        """CONNACK with success is on its way. `keep_alive` is in seconds, 0 for off."""
+    def accept(self, keep_alive: int, now: float) -> None:
+        """CONNACK with success is on its way. `keep_alive` is in seconds, 0 for off, and begins now."""
+        self.last_packet = now
         self.state = State.CONNECTED
         self.accepted = True
         self.keep_alive = keep_alive

@@ -67,9 +67,9 @@ class Inflight:
             del self.unacknowledged[identifier]
         return delivery
 
-    def pubacks(self, identifiers: Collection[int]) -> list[Delivery]:
-        """`puback` for each of them: the deliveries that are done."""
-        unacknowledged, done = self.unacknowledged, []
+    def pubacks(self, identifiers: Collection[int], done: list[Delivery]) -> None:
+        """`puback` for each of them: the deliveries that are done are added to `done`."""
+        unacknowledged = self.unacknowledged
         for identifier in identifiers:
             delivery = unacknowledged.get(identifier)
             if delivery is not None:
@@ -77,7 +77,6 @@ class Inflight:
                     raise ProtocolViolation("PUBACK answers a QoS 2 message")
                 del unacknowledged[identifier]
                 done.append(delivery)
-        return done
 
     def pubrec(self, identifier: int) -> Delivery | None:
         """The delivery whose message is now the client's; None for one that is past this point, or unknown."""

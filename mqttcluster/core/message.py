@@ -133,7 +133,7 @@ class Delivery:
     @property
     def packet_id(self) -> int:
         """The packet identifier follows from the sequence, so that a resend needs no bookkeeping [MQTT-2.3.1-4]."""
-        return packet_id(self.sequence)
+        return 1 + (self.sequence - 1) % 65535
 
 
 def packet_id(sequence: int) -> int:

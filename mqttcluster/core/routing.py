@@ -48,8 +48,11 @@ class Outlet(Protocol):
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         """A message that no store holds for this session, with the flag and Subscription Identifiers to send."""
 
-    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> None:
-        """Messages that no store holds for this session."""
+    def takes_runs(self, identifiers: tuple[int, ...], size: int) -> bool:
+        """Whether frames of about `size` bytes can be handed over as runs, and need not be made one by one."""
+
+    def deliver_run(self, run: Run, qos: int, identifiers: tuple[int, ...]) -> int:
+        """Messages that no store holds for this session. Returns how many were delivered one by one."""
 
     def arrived(self, delivery: Delivery) -> None:
         """A message that the store holds for this session."""

@@ -56,13 +56,22 @@ class Run:
     @classmethod
     def of_frames(cls, publisher: str, qos: int, v5: bool, data: bytes, stride: int, id_at: int) -> Run:
         """From frames alone. Raises `ValueError` for what cannot be any."""
+        if qos > 2 or not stride or not data or len(data) % stride:
+            raise ValueError("not a run of frames")
         body = 2
         while data[body - 1 : body] >= b"\x80" and body < 5:
             body += 1
         run = cls(data[body + 2 : id_at].decode(), publisher, qos, v5, data, stride, id_at)
-        if not 0 <= run.payload_at <= stride or not run.count or len(data) % stride:
+        if not body + 2 < id_at or not run.payload_at <= stride:
             raise ValueError("not a run of frames")
         return run
+
+    def first(self, count: int) -> Run:
+        """The first `count` of its messages; they do not hold the others in memory."""
+        if count == self.count:
+            return self
+        data = self.data[: count * self.stride]
+        return Run(self.topic, self.publisher, self.qos, self.v5, data, self.stride, self.id_at)
 
     @property
     def payload_size(self) -> int:

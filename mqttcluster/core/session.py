@@ -61,9 +61,9 @@ class Session:
     """
 
     __slots__ = (
+        "_enough",
         "_more",
         "_numbered",
-        "_sent_before",
         "client_id",
         "cursor",
         "durable",
@@ -75,6 +75,7 @@ class Session:
         "queue",
         "reading",
         "sent",
+        "sent_before",
         "sharing",
         "suspicious",
         "tail",
@@ -92,6 +93,8 @@ class Session:
         self.queue: deque[Delivery | Part] | tuple[()] = ()
         #: Messages in `queue` beyond one for each of its entries.
         self._more = 0
+        #: With more messages than these in `queue` the store is not read.
+        self._enough = max_queued // 2
         self.inflight = Inflight()
         #: Packet ids of QoS 2 messages from the client that wait for PUBREL.
         self.inbound: set[int] | frozenset[int] = NONE
@@ -105,7 +108,8 @@ class Session:
         self.reading = False
         #: The store may hold more than `tail` says.
         self.suspicious = False
-        self._sent_before = 0
+        #: An earlier connection may have sent deliveries up to this one: they go out with DUP.
+        self.sent_before = 0
         #: The store has a queue for this clean session.
         self.sharing = False
         #: How many deliveries of a clean session were numbered here.
@@ -126,13 +130,11 @@ class Session:
             self.sharing = True
             self.cursor = self.tail = FIRST_SHARED
 
-    def restore(self, queue: Sequence[Delivery], limit: int, last: int, sent: int, inbound: Collection[int]) -> None:
-        """Go on from what the store knows. `queue` was read with `limit`; up to `sent` goes out with DUP."""
-        if queue:
-            self._waiting.extend(queue)
-        self.cursor = queue[-1].sequence if len(queue) >= limit else last
-        self.tail = last
-        self.sent = self._sent_before = sent
+    def restore(self, queue: Sequence[Delivery], last: int, sent: int, inbound: Collection[int]) -> None:
+        """Go on from what the store knows. `queue` may be only the beginning; up to `sent` goes out with DUP."""
+        self.cursor, self.tail = 0, last
+        self.was_read(queue, last)
+        self.sent = self.sent_before = sent
         if inbound:
             self.take_in(inbound)
 
@@ -171,7 +173,7 @@ class Session:
         dropped."""
         count = min(run.count, self.max_queued - self.queued)
         if count > 0:
-            self._waiting.append(Part(run, qos, count, self._numbered + 1))
+            self._waiting.append(Part(run.first(count), qos, count, self._numbered + 1))
             self._numbered += count
             self._more += count - 1
         return max(count, 0)
@@ -197,7 +199,10 @@ class Session:
         count = min(part.end - part.start, room, LAST_IDENTIFIER + 1 - first)
         identifiers = range(first, first + count)
         if part.sequence > LAST_IDENTIFIER and not self.inflight.isdisjoint(identifiers):
-            return None
+            count = next(at for at, identifier in enumerate(identifiers) if identifier in self.inflight)
+            if not count:
+                return None
+            identifiers = identifiers[:count]
         self.inflight.sent_run(identifiers, part.qos, part.sequence if self.keeps(part.sequence) else 0)
         following = Following(part.run, part.qos, part.start, count, part.sequence)
         self.sent = max(self.sent, part.sequence + count - 1)
@@ -225,7 +230,7 @@ class Session:
         later."""
         if sequence == self.cursor + 1 and not self.reading and self.queued < self.max_queued:
             taken = min(count, self.max_queued - self.queued)
-            self._waiting.append(Part(run, qos, taken, sequence))
+            self._waiting.append(Part(run.first(taken), qos, taken, sequence))
             self._more += taken - 1
             self.cursor += taken
         self.tail = max(self.tail, sequence + count - 1)
@@ -233,17 +238,21 @@ class Session:
     def wants_read(self) -> bool:
         """Whether the store holds deliveries that now have room here."""
         more = self.tail > self.cursor or self.suspicious
-        return more and not self.reading and self.queued * 2 <= self.max_queued
+        return more and not self.reading and self.queued <= self._enough
 
-    def was_read(self, deliveries: Sequence[Delivery], limit: int, tail: int) -> None:
-        """What the store answered to a read past `cursor` that was asked for when `tail` was the highest known."""
+    def was_read(self, deliveries: Sequence[Delivery], tail: int) -> None:
+        """What the store answered to a read past `cursor` that was asked for when `tail` was the highest known. Only an
+        empty answer says that there is no more.
+
+        The next read is due when half of this one is left, so that there is something to be sent meanwhile; large
+        messages come in small numbers, and no more of them are held than that."""
         self.reading = False
         if deliveries:
             self._waiting.extend(deliveries)
-        if len(deliveries) < limit:
-            self.cursor = max(self.cursor, tail)
-        if deliveries:
             self.cursor = max(self.cursor, deliveries[-1].sequence)
+        else:
+            self.cursor = max(self.cursor, tail)
+        self._enough = (len(deliveries) if self.cursor < tail else self.max_queued) // 2
 
     def next_delivery(self) -> tuple[Delivery, bool] | None:
         """The next delivery to send and whether it is a resend; None while the window is full, nothing waits, or a run
@@ -251,15 +260,17 @@ class Session:
 
         An identifier that is still in flight after 65,535 messages is waited for [MQTT-2.3.1-4].
         """
-        if not self.queue or len(self.inflight) >= self.window:
+        queue, inflight = self.queue, self.inflight
+        if not isinstance(queue, deque) or not queue or len(inflight) >= self.window:
             return None
-        delivery = self.queue[0]
+        delivery = queue[0]
         if isinstance(delivery, Part):
             return None
-        if packet_id(delivery.sequence) in self.inflight:
+        sequence = delivery.sequence
+        if packet_id(sequence) in inflight:
             return None
-        self._waiting.popleft()
-        self.inflight.sent(delivery)
-        again = delivery.sequence <= self._sent_before
-        self.sent = max(self.sent, delivery.sequence)
-        return delivery, again
+        queue.popleft()
+        inflight.sent(delivery)
+        if sequence > self.sent:
+            self.sent = sequence
+        return delivery, sequence <= self.sent_before

@@ -52,7 +52,10 @@ class Decoder:
         if self._at < len(self._chunk):
             self._keep()
             self._need = 1  # the packet that begins there is not known yet
-        if self._tail:
+        if self._tail and 1 < self._need <= len(self._tail) + len(data):
+            self._chunk = b"".join((self._tail, data))  # one copy, where to append and then to copy would be two
+            self._tail = _EMPTY
+        elif self._tail:
             self._tail += data
         else:
             self._chunk = bytes(data)

@@ -121,6 +121,9 @@ TABLE: dict[int, Row] = {
 
 #: Properties whose value is a list, one item for each occurrence.
 LISTS = (Prop.USER_PROPERTY, Prop.SUBSCRIPTION_IDENTIFIER)
+# To look up a member of an enum takes longer than most of what is done with it.
+_TOPIC_ALIAS, _RESPONSE_TOPIC, _USER_PROPERTY = Prop.TOPIC_ALIAS, Prop.RESPONSE_TOPIC, Prop.USER_PROPERTY
+_AUTHENTICATION_DATA = Prop.AUTHENTICATION_DATA
 
 
 def _label(identifier: int) -> str:
@@ -129,10 +132,10 @@ def _label(identifier: int) -> str:
 
 def _check_value(identifier: int, row: Row, value: Any) -> None:
     if row.kind.python is int and (value < row.least or (row.most is not None and value > row.most)):
-        if identifier == Prop.TOPIC_ALIAS:
+        if identifier == _TOPIC_ALIAS:
             raise MQTTError(Reason.TOPIC_ALIAS_INVALID, "the topic alias is 0")
         raise ProtocolViolation(f"the {_label(identifier)} must not be {value}")
-    if identifier == Prop.RESPONSE_TOPIC:
+    if identifier == _RESPONSE_TOPIC:
         check_name(value)
 
 
@@ -155,11 +158,11 @@ def read(cursor: wire.Cursor, place: int) -> Properties:
         _check_value(identifier, row, value)
         if identifier not in found:
             found[identifier] = [value] if identifier in LISTS else value
-        elif identifier == Prop.USER_PROPERTY or (identifier in LISTS and place == PacketType.PUBLISH):
+        elif identifier == _USER_PROPERTY or (identifier in LISTS and place == _PUBLISH):
             found[identifier].append(value)
         else:
             raise ProtocolViolation(f"the {_label(identifier)} comes twice")
-    if Prop.AUTHENTICATION_DATA in found and Prop.AUTHENTICATION_METHOD not in found:
+    if _AUTHENTICATION_DATA in found and Prop.AUTHENTICATION_METHOD not in found:
         raise ProtocolViolation("authentication data without an authentication method")
     return found
 

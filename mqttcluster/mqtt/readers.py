@@ -44,6 +44,7 @@ from mqttcluster.mqtt.topics import check_filter, check_name, split_share
 from mqttcluster.mqtt.wire import Cursor
 
 #: Protocol name -> the levels spoken under it.
+_PUBLISH = PacketType.PUBLISH  # to look up a member of an enum takes longer than most of what is done with it
 _LEVELS = {"MQTT": (V311, V5), "MQIsdp": (V31,)}
 
 #: Return codes of a CONNACK before 5.0 -> reason.
@@ -154,7 +155,7 @@ def publish(flags: int, data: bytes, at: int, end: int, version: int) -> Publish
     found: Properties = {}
     if version == V5:
         cursor = Cursor(data, at, end)
-        found = properties.read(cursor, PacketType.PUBLISH)
+        found = properties.read(cursor, _PUBLISH)
         at = cursor.at
     if not topic and Prop.TOPIC_ALIAS not in found:
         raise ProtocolViolation("the topic name is empty")  # [MQTT-4.7.3-1]

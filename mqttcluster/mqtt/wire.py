@@ -18,6 +18,8 @@ def varint(value: int) -> bytes:
     """`value` as a Variable Byte Integer, in the fewest bytes [MQTT-1.5.5-1]. ValueError if it does not fit four."""
     if 0 <= value < 0x80:
         return bytes((value,))
+    if 0x80 <= value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     if not 0 <= value <= MAX_VARINT:
         raise ValueError(f"{value} does not fit a variable byte integer")
     out = bytearray()

@@ -37,6 +37,8 @@ from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import CONNACK_V3, Reason
 from mqttcluster.mqtt.topics import valid_name
 
+_PUBLISH = PacketType.PUBLISH
+
 
 def encode(packet: Packet, version: int) -> bytes:
     """The whole `packet`, fixed header included, for a connection of protocol `version`. Raises ValueError."""
@@ -57,10 +59,10 @@ def publish_parts(
         raise ValueError("a PUBLISH needs a topic")
     name = wire.string(topic)
     first = 0x30 | dup << 3 | qos << 1 | retain
-    tail = _properties(properties, PacketType.PUBLISH, version) + payload
+    tail = _properties(properties, _PUBLISH, version) + payload if version == V5 else payload
     if not qos:
-        return bytes((first,)) + wire.varint(len(name) + len(tail)) + name + tail, b""
-    return bytes((first,)) + wire.varint(len(name) + 2 + len(tail)) + name, tail
+        return b"%c%b%b%b" % (first, wire.varint(len(name) + len(tail)), name, tail), b""
+    return b"%c%b%b" % (first, wire.varint(len(name) + 2 + len(tail)), name), tail
 
 
 def _properties(found: Properties, place: int, version: int) -> bytes:

@@ -33,6 +33,9 @@ from mqttcluster.mqtt.packets import Subscription
 #: Session expiry: the session never ends by itself (MQTT 3.1.1 CleanSession=0).
 NEVER = 0xFFFFFFFF
 
+#: Bytes of messages in one answer: with the one that exceeds them a read of a queue ends.
+READ_BYTES = 1024 * 1024
+
 
 #: Is told of each batch of calls when it was answered: seconds, calls, and how many of them failed.
 BatchObserver = Callable[[float, int, int], None]
@@ -54,7 +57,7 @@ class StoredWill:
 class Opened:
     """The answer to `IStore.open`: the session as its new owner finds it.
 
-    `queue` holds the first entries (at most the `limit` asked for), `last` is the sequence of the newest entry ever
+    `queue` holds the first entries (as `IStore.read` answers them), `last` is the sequence of the newest entry ever
     queued. Entries up to `sent` may have been sent before and go out with DUP.
     `released` are sequences, ascending, whose PUBREC was stored and whose PUBCOMP was not: PUBREL is sent again for
     them.
@@ -322,7 +325,8 @@ class IStore(Protocol):
         """PUBREL came for these inbound QoS 2 packet ids; each may be used anew. False: stale, nothing done."""
 
     def read(self, client_id: str, epoch: int, after: int, limit: int) -> Deferred[list[Delivery]]:
-        """Queue entries with a sequence larger than `after`, in order, at most `limit`. Stale: none."""
+        """The first queue entries with a sequence larger than `after`, in order: at most `limit`, and not beyond
+        `READ_BYTES`. None only if there are no more. Stale: none."""
 
     def will_published(self, client_id: str, epoch: int) -> Deferred[None]:
         """Everybody has this will, or will get it whatever happens to this node: it is not due any more."""

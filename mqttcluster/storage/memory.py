@@ -26,6 +26,7 @@ from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
     NEVER,
+    READ_BYTES,
     Chosen,
     Closed,
     Due,
@@ -91,6 +92,17 @@ def _fired(method: Callable[Concatenate[MemoryStore, P], T], /) -> Callable[Conc
         return succeed(method(self, *args, **kwargs))
 
     return call
+
+
+def _beginning(entries: Iterable[Delivery]) -> list[Delivery]:
+    """As much as is read at once."""
+    found, size = [], 0
+    for entry in entries:
+        found.append(entry)
+        size += len(entry.message.payload)
+        if size >= READ_BYTES:
+            break
+    return found
 
 
 class MemoryStore:
@@ -162,7 +174,7 @@ class MemoryStore:
             generation=session.generation,
             present=present,
             subscriptions=dict(session.subscriptions),
-            queue=list(islice(session.queue.values(), limit)),
+            queue=_beginning(islice(session.queue.values(), limit)),
             last=session.last,
             sent=session.sent,
             released=sorted(session.released),
@@ -361,7 +373,7 @@ class MemoryStore:
         session = self._owned(client_id, epoch)
         if session is None:
             return []
-        return list(islice((entry for sequence, entry in session.queue.items() if sequence > after), limit))
+        return _beginning(islice((entry for sequence, entry in session.queue.items() if sequence > after), limit))
 
     # Housekeeping
 

@@ -99,7 +99,7 @@ class RedisBackplane(IBackplane):
         """Take a new id, and what goes with it."""
         self._node = f"{self._name}-{secrets.token_hex(4)}"
         self._news.node = self._node
-        self._casts = Casts(self._node, self._keys, self._writer.submit)
+        self._casts = Casts(self._node, self._keys, self._writer.submit, self._dropped)
         self._links = Links(self._node, self._keys, self._writer.submit, self._clock, self._beat, self._bound)
         self._links.observer = self._observer
         keys = self._keys
@@ -192,6 +192,9 @@ class RedisBackplane(IBackplane):
         self._run, self._server = meeting.run, meeting.server
         if self._stopping or self._evicting:
             return
+        if server and meeting.server != server:
+            self._streams.reconnect()
+            self._channels.reconnect()
         if not run:
             self._read_for_myself()
             self._join()

@@ -229,7 +229,8 @@ class PublishRun(Call[PublishedRun]):
         self._targets = targets
         self._now = now
         self._slots: list[Slot] = []
-        self.size = sum(map(len, self._records)) * min(len(targets), 16) + 100 * len(targets)
+        # As much as its messages would be one by one: Redis has as much to do.
+        self.size = sum(map(len, self._records)) * min(len(targets) + 1, 16) + 100 * len(targets) * len(messages)
 
     def main(self, plan: Plan) -> None:
         plan.now = max(plan.now, self._now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,10 +19,11 @@ from twisted.internet.interfaces import IReactorTime
 from mqttcluster.storage.envelopes import Item, encode, pack
 from mqttcluster.storage.redis_members import NodeKeys
 from mqttcluster.storage.redis_writer import Call, run_script
+from mqttcluster.storage.shared import Forward, RunForward, Shared
 
 #: A parcel is closed when it has so many bytes; one envelope may be larger.
 PARCEL = 64 * 1024
-#: How many parcels may wait in a link in Redis, and how many bytes here before `Links.congested`.
+#: How many parcels may wait in a link in Redis, and how many bytes here before `Links.congested`, or in `Casts`.
 BOUND, BACKLOG = 1000, 8 * 1024 * 1024
 #: A full link is tried again after so many seconds.
 FULL_PAUSE = 0.05
@@ -30,25 +32,38 @@ Submit = Callable[[Call], None]
 
 
 class Casts:
-    """At most once, by pub/sub."""
+    """At most once, by pub/sub. Past `BACKLOG` bytes that Redis has not taken messages are dropped; `dropped` is told
+    how many envelopes [G9]."""
 
-    def __init__(self, sender: str, keys: NodeKeys, submit: Submit) -> None:
+    def __init__(self, sender: str, keys: NodeKeys, submit: Submit, dropped: Callable[[int], None]) -> None:
         self._sender = sender
         self._keys = keys
         self._submit = submit
+        self._dropped = dropped
         self._waiting: dict[str, list[bytes]] = {}
+        self._backlog = 0
 
     def add(self, node: str | None, item: Item) -> None:
         """For one node, or for all."""
+        if self._backlog > BACKLOG and isinstance(item, (Forward, RunForward, Shared)):
+            self._dropped(1)
+            return
         channel = self._keys.everybody if node is None else self._keys.channel(node)
-        self._waiting.setdefault(channel, []).append(encode(item))
+        data = encode(item)
+        self._backlog += len(data)
+        self._waiting.setdefault(channel, []).append(data)
 
     def flush(self) -> None:
         """Send what has collected."""
         waiting, self._waiting = self._waiting, {}
         for channel, items in waiting.items():
             for part in parts(items):
-                self._submit(Call([("PUBLISH", channel, pack(self._sender, part))], repeat=False))
+                over = partial(self._over, sum(map(len, part)))
+                self._submit(Call([("PUBLISH", channel, pack(self._sender, part))], repeat=False, over=over))
+
+    def _over(self, size: int) -> None:
+        """Redis has taken so many bytes, or they are lost."""
+        self._backlog -= size
 
 
 def parts(items: Sequence[bytes]) -> list[list[bytes]]:

@@ -1,8 +1,9 @@
 """The threads that read for a backplane: one the routes and this node's link, one its channels.
 
 Both hand over what they have read in batches, and wait until one batch is dealt with before they hand over the next, so
-a slow node holds back its readers and not its memory. Positions are kept here, in memory: after a reconnect reading
-goes on where it was.
+a slow node holds back its readers and not its memory. Positions are kept here, in memory: after a reconnect the routes
+go on where they were. The link is read from its beginning, since another Redis process may be behind with the ids it
+gives, and what has come already is known by its sender's number.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Reader(ABC):
         self._stopping = Event()
         self._handled = Event()
         self._handled.set()
+        self._another = Event()
 
     def start(self) -> Deferred[None]:
         """Begin. The Deferred fires when the thread has ended."""
@@ -89,6 +91,15 @@ class Reader(ABC):
     def stop(self) -> None:
         """Hand over nothing more, and end soon."""
         self._stopping.set()
+
+    def reconnect(self) -> None:
+        """Another Redis process is in charge now: read no more from one that may still be there and hear nothing."""
+        self._another.set()
+
+    def _look_for_another(self) -> None:
+        if self._another.is_set():
+            self._another.clear()
+            raise Lost("another Redis process is in charge")
 
     def _run(self, ended: Deferred[None]) -> None:
         keep(self._connect, self._stopping, self._serve, self._lost)
@@ -155,7 +166,9 @@ class StreamReader(Reader):
             self._position = position
 
     def _serve(self, wire: Wire) -> None:
+        self._link_id, self._untrimmed = b"0-0", 0
         while not self._stopping.is_set():
+            self._look_for_another()
             self._trim(wire)
             with self._lock:
                 told, term, position = self._told, self._term, self._position
@@ -253,6 +266,7 @@ class ChannelReader(Reader):
         heard = monotonic()
         asked = False
         while not self._stopping.is_set():
+            self._look_for_another()
             if not wire.wait(PATIENCE):
                 silent = monotonic() - heard
                 if silent > 2 * SILENCE:

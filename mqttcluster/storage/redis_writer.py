@@ -33,11 +33,13 @@ def run_script(name: str, keys: Sequence[str], *values: bytes | str | int) -> Co
 
 @dataclass(slots=True)
 class Call:
-    """`answered` is called in the reactor's thread, with an answer per command and the time they were sent."""
+    """`answered` is called in the reactor's thread, with an answer per command and the time they were sent. `over` is
+    called there when the call was answered, or dropped."""
 
     commands: Sequence[Command]
     answered: Callable[[Sequence[Any], float], None] | None = None
     repeat: bool = True
+    over: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
@@ -186,7 +188,7 @@ class Writer:
     def _keep(self, calls: list[Call]) -> list[Call]:
         kept = [call for call in calls if call.repeat]
         if len(kept) < len(calls):
-            self._reactor.callFromThread(self.dropped, len(calls) - len(kept))
+            self._reactor.callFromThread(self._forget, [call for call in calls if not call.repeat])
         return kept
 
     # In the reactor's thread, asked for by the thread
@@ -198,3 +200,11 @@ class Writer:
                     call.answered(answers, sent)
                 except Exception:
                     log.failure("an answer of Redis could not be used")
+            if call.over is not None:
+                call.over()
+
+    def _forget(self, calls: Sequence[Call]) -> None:
+        self.dropped(len(calls))
+        for call in calls:
+            if call.over is not None:
+                call.over()

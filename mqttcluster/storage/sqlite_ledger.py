@@ -24,6 +24,7 @@ from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
     NEVER,
+    READ_BYTES,
     Chosen,
     Closed,
     Due,
@@ -541,14 +542,20 @@ class Ledger:
         return self._entries(account, after, limit)
 
     def _entries(self, account: Account, after: int, limit: int) -> list[Delivery]:
-        return [
-            Delivery(sequence, decode_message(record), qos, bool(retain), decode_identifiers(identifiers))
-            for sequence, record, qos, retain, identifiers in self._connection.execute(
-                "SELECT sequence, record, qos, retain, identifiers FROM queue JOIN message ON id = message"
-                " WHERE session = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-                (account.generation, after, limit),
-            )
-        ]
+        entries, size = [], 0
+        rows = self._connection.execute(
+            "SELECT sequence, record, qos, retain, identifiers FROM queue JOIN message ON id = message"
+            " WHERE session = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+            (account.generation, after, limit),
+        )
+        for sequence, record, qos, retain, identifiers in rows:
+            message = decode_message(record)
+            entries.append(Delivery(sequence, message, qos, bool(retain), decode_identifiers(identifiers)))
+            size += len(record)
+            if size >= READ_BYTES:
+                break
+        rows.close()
+        return entries
 
     # Housekeeping
 

@@ -477,6 +477,23 @@ def test_a_subscription_to_everything_brings_everything(qos: int, clean: bool) -
     assert not any(world.broker.metrics.dropped.values())
 
 
+def test_a_look_for_deliveries_comes_to_an_end() -> None:
+    """A client whose session came from another node has the store asked for what it may have missed; when there is no
+    more it is not asked again, over and over."""
+    world = World()
+    client = subscribe_to(world.connect("c", clean_start=False), ("t", 1))
+    assert client.client is not None
+    world.hold()
+    client.client.look()
+    world.settle()
+    asked = 0
+    while world.store.waiting and asked < 10:
+        asked += world.store.waiting
+        world.answer()
+        world.settle()
+    assert asked == 1
+
+
 def test_subscribing_over_and_over_costs_no_memory() -> None:
     """A client that takes nothing and subscribes to everything again and again is owed a bounded number of messages."""
     world = World()

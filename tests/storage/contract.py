@@ -19,6 +19,7 @@ from mqttcluster.storage.interfaces import (
     FULL,
     GONE,
     NEVER,
+    READ_BYTES,
     Closed,
     Publication,
     Published,
@@ -166,6 +167,19 @@ class LastingContract:
         assert payloads(store.read("c", second.epoch, after=7, limit=4)) == [(8, b"7"), (9, b"8"), (10, b"9")]
         assert store.read("c", second.epoch, after=10) == []
         assert store.open(limit=0).queue == []
+
+    def test_large_messages_are_read_a_few_at_a_time(self, store: Driver) -> None:
+        """An answer ends with the message by which it is large, however many were asked for; none is left out."""
+        first = store.open()
+        large = b"x" * (READ_BYTES // 4)
+        for number in range(30):
+            store.publish(Message("t", b"%d" % number + large if number in (2, 4, 6, 8, 29) else b"", 1), to(first))
+        second = store.open()
+        ends = [second.queue[-1].sequence]
+        while entries := store.read("c", second.epoch, after=ends[-1]):
+            assert [entry.sequence for entry in entries] == list(range(ends[-1] + 1, entries[-1].sequence + 1))
+            ends.append(entries[-1].sequence)
+        assert ends == [9, 30]
 
     def test_a_resumed_session_without_expiry_lives_as_long_as_its_connection(self, store: Driver) -> None:
         """MQTT 5.0: Clean Start 0 with Session Expiry 0 goes on with the session and ends it at the end."""

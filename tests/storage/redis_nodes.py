@@ -71,6 +71,10 @@ class CuttingProxy:
         with self._lock:
             self._left, self._requests, self.passed = count, requests, 0
 
+    def lead_to(self, port: int) -> None:
+        """New connections go to another server, the old ones stay."""
+        self._target = port
+
     def close(self) -> None:
         self._listener.close()
 

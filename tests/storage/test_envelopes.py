@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mqttcluster.core.message import Message
+from mqttcluster.core.run import Run
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.envelopes import VERSION, Applied, Item, encode, pack, unpack
 from mqttcluster.storage.interfaces import StoreError
@@ -17,6 +20,7 @@ from mqttcluster.storage.shared import (
     NodeInterest,
     RetainedChange,
     RetainedHint,
+    RunForward,
     SessionChange,
     Shared,
     Take,
@@ -102,6 +106,34 @@ def test_garbage_is_refused(parcel: bytes) -> None:
             unpack(data)
         except StoreError:
             continue
+
+
+def test_a_run_arrives_as_it_was() -> None:
+    """Its frames, who sent it, and how many of them each session has."""
+    data = b"2\x08\0\x03a/b\0\x07x" * 3
+    bells = [Doorbell("c", 5, 9, 1, count=2), Doorbell("d", 6, 1, 1, False, (3,), 3)]
+    run, other = Run("a/b", "p", 1, False, data, 10, 7), Run("a/b", "", 1, False, data, 10, 7)
+    for forward in (RunForward(run, False, bells), RunForward(other)):
+        sender, [arrived], skipped = unpack(pack("n", [encode(forward)]))
+        assert (sender, skipped) == ("n", 0)
+        assert isinstance(arrived, RunForward)
+        assert (arrived.match, list(arrived.doorbells)) == (forward.match, list(forward.doorbells))
+        fields = ("topic", "publisher", "qos", "v5", "data", "stride", "id_at", "payload_at", "count")
+        assert [getattr(arrived.run, name) for name in fields] == [getattr(forward.run, name) for name in fields]
+
+
+@given(st.integers(0, 15), st.integers(0, 300), st.integers(0, 300), st.binary(max_size=300), st.booleans())
+def test_a_damaged_run_is_skipped(flags: int, stride: int, id_at: int, data: bytes, plausible: bool) -> None:
+    """Whatever its numbers say: no frames are made of what are none."""
+    if plausible:
+        data = b"2\x08\0\x03a/b\0\x07x" * 3
+    parcel = pack("n", [struct.pack(">BBIHI", 6, flags, stride, id_at, 0) + b"\0\1p" + data])
+    _, items, skipped = unpack(parcel)
+    assert len(items) + skipped == 1
+    for item in items:
+        assert isinstance(item, RunForward)
+        assert item.run.count * item.run.stride == len(data)
+        assert len(item.run.payloads()) == item.run.count > 0
 
 
 @given(st.integers(0, 400))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import GONE, IStore, QueueLimits, StoreError
-from mqttcluster.storage.redis_cluster import found, redacted
+from mqttcluster.storage.redis_cluster import check_files, found, redacted
 from mqttcluster.storage.redis_store import RedisStore
-from tests.cluster.redis_server import RedisServer, free_port
+from tests.cluster.redis_server import ClusterMaster, RedisServer, Sentinel, free_port
 from tests.storage.contract import Contract, LastingContract, Make, payloads
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
 from tests.storage.redis_nodes import Nodes
+from tests.support.certificates import Certificates
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,12 @@ class TestStart:
         return str(caught.value)
 
     @pytest.mark.parametrize(
-        "url", ["redis://host:notaport", "http://host", "redis://h/0?socket_timeout=x", "nonsense"]
+        "url",
+        [
+            *("redis://host:notaport", "http://host", "redis://h/0?socket_timeout=x", "nonsense"),
+            *("redis://h/0?protocol=3", "redis://h/0?ssl_ca_certs=/x"),
+            *("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_ca_cert="),
+        ],
     )
     def test_a_url_that_says_nothing(self, url: str) -> None:
         assert "write redis://" in self.problem(url)
@@ -153,6 +161,16 @@ class TestStart:
         finally:
             server.stop()
 
+    @pytest.mark.parametrize("mode", ["cluster", "sentinel"])
+    def test_a_redis_that_is_not_alone(self, tmp_path: Path, mode: str) -> None:
+        """A node of a Redis Cluster, or a Sentinel, is refused before anything is written."""
+        server = Sentinel(tmp_path) if mode == "sentinel" else ClusterMaster(tmp_path)
+        server.start()
+        try:
+            assert f"runs in {mode} mode; name a standalone Redis" in self.problem(server.url)
+        finally:
+            server.stop()
+
     def test_another_format(self, server: RedisServer) -> None:
         with server.client() as client:
             client.hset("other:{c}:cfg", mapping={"format": "99", "run": "x", "N": "1", "R": "1"})
@@ -169,6 +187,38 @@ class TestStart:
 
     def test_a_url_is_shown_without_its_secrets(self) -> None:
         assert redacted("rediss://user:pass@host:1/2?password=x") == "rediss://host:1/2"
+
+
+class TestFiles:
+    """What a URL with rediss names is looked at before anything is opened."""
+
+    def problem(self, **files: object) -> str:
+        with pytest.raises(StoreError) as caught:
+            check_files(f"rediss://:secret@host/0?{urlencode(files)}")
+        assert "secret" not in str(caught.value)
+        return str(caught.value)
+
+    def test_files_that_are_fine(self, certificates: Certificates) -> None:
+        check_files("rediss://host/0")
+        files = {"ssl_ca_certs": certificates.authority, "ssl_certfile": certificates.client}
+        check_files(f"rediss://host/0?{urlencode({**files, 'ssl_keyfile': certificates.client_key})}")
+
+    def test_files_that_are_not(self, certificates: Certificates, tmp_path: Path) -> None:
+        """The text names the option and the file."""
+        (tmp_path / "text").write_text("no certificate")
+        for path in (tmp_path / "missing", tmp_path / "text"):
+            for name in ("ssl_ca_certs", "ssl_certfile"):
+                assert self.problem(**{name: path}).startswith(f"{name}, {path}, cannot be used")
+        assert "cannot be used" in self.problem(ssl_certfile=certificates.client, ssl_keyfile=certificates.server_key)
+        assert "no ssl_certfile" in self.problem(ssl_keyfile=certificates.client_key)
+        assert "write the whole path" in self.problem(ssl_ca_certs="authority.pem")
+
+    def test_a_key_with_a_password(self, certificates: Certificates, tmp_path: Path) -> None:
+        """It is refused, and nobody is asked for it on the terminal."""
+        key = serialization.load_pem_private_key(certificates.client_key.read_bytes(), None)
+        form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (tmp_path / "key").write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
+        assert "cannot be used" in self.problem(ssl_certfile=certificates.client, ssl_keyfile=tmp_path / "key")
 
 
 class TestRecover:

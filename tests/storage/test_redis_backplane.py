@@ -7,13 +7,15 @@ is looked at when that has happened.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import monotonic
+from pathlib import Path
+from time import monotonic, time
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
 
 from mqttcluster.mqtt.packets import Subscription
+from mqttcluster.storage import redis_lanes
 from mqttcluster.storage.envelopes import encode, pack
 from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.redis_members import NodeKeys, Timing, heartbeat
@@ -21,6 +23,7 @@ from mqttcluster.storage.redis_scripts import script
 from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
 from tests.cluster.redis_server import RedisServer
 from tests.storage.nodes import FAST, Cluster, Node, Side, World, forward
+from tests.storage.redis_nodes import CuttingProxy
 
 #: For tests in which nobody is to be found dead, however slow the machine.
 PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
@@ -295,6 +298,27 @@ class TestChannel:
         assert numbers(b) == list(range(200))
         assert [envelope for _, envelope in c.events.named("received")] == [Take("c", 5), Given("c", 6)]
         assert not a.events.named("received")
+
+    def test_what_redis_does_not_take_is_bounded(
+        self, world: World, cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While Redis is slow messages at QoS 0 are dropped and counted, and not kept in memory [G9]. When it takes
+        them again they flow again."""
+        monkeypatch.setattr(redis_lanes, "BACKLOG", 100_000)
+        a, b = (cluster.node(timing=LASTING) for _ in range(2))
+        redis.pause()
+        for number in range(1000):
+            a.backplane.cast(b.id, forward(number, 1000))
+        a.backplane.cast(b.id, Given("c", 6))
+        dropped = a.backplane.counts.casts_dropped
+        assert 850 < dropped < 950
+        redis.resume()
+        world.until(lambda: len(b.events.named("received")) == 1001 - dropped)
+        assert numbers(b) == list(range(1000 - dropped))
+        for number in range(50):
+            a.backplane.cast(b.id, forward(number, 1000))
+        world.until(lambda: len(b.events.named("received")) == 1051 - dropped)
+        assert a.backplane.counts.casts_dropped == dropped
 
     def test_a_cut_channel_is_taken_up_again(self, world: World, cluster: Cluster, client: Any) -> None:
         """A lost connection loses at most what was under way, and nothing comes twice."""
@@ -579,6 +603,60 @@ class TestRedisAway:
         assert not b.backplane.valid()
         b.side.resume()
         world.until(lambda: b.events.interest.get((a.id, "x")) == 1 and b.backplane.valid())
+
+    def test_a_link_whose_ids_go_back(self, world: World, cluster: Cluster, client: Any) -> None:
+        """A replica on a machine whose clock is behind has taken over: what is put into the link from then on has lower
+        ids than what was read before. It is read, and what is still there from before is not read twice."""
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        link = b.backplane._keys.link(b.id)
+        ahead = int(time() * 1000) + 3_600_000
+        for number in range(2):
+            client.xadd(link, {"n": number + 1, "b": pack("other", [encode(forward(number))])}, id=f"{ahead}-{number}")
+            world.until(lambda number=number: numbers(b) == list(range(number + 1)))
+        world.until(lambda: client.xlen(link) == 0)
+        client.delete(link)
+        client.xadd(link, {"n": 2, "b": pack("other", [encode(forward(1))])})
+        assert world.wait(a.backplane.link(b.id, forward(2)))
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        world.until(lambda: len(numbers(b)) >= 3)
+        assert world.wait(a.backplane.link(b.id, forward(3)))
+        world.until(lambda: numbers(b)[-1] == 3)
+        assert numbers(b) == [0, 1, 2, 3]
+
+    def test_a_node_that_reads_from_an_old_master(self, world: World, redis: RedisServer, tmp_path: Path) -> None:
+        """A replica has taken over, the address leads there, and the old master is still there: a node whose writing
+        connection has moved reads no more from the old one, though that connection is not cut."""
+        replica = RedisServer(tmp_path, fsync="no")
+        proxy = CuttingProxy(redis.port)
+        cluster = Cluster(world, proxy.url, "mc:")
+        replica.start()
+        try:
+            with redis.client() as old, replica.client() as new:
+                old.flushall()
+                a, b = cluster.node(timing=PATIENT), cluster.node(timing=PATIENT)
+                assert world.wait(a.backplane.link(b.id, forward(0)))
+                old.execute_command("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+                new.execute_command("REPLICAOF", "127.0.0.1", redis.port)
+                world.until(lambda: a.id.encode() in new.hkeys("mc:{c}:nodes"))
+                new.execute_command("REPLICAOF", "NO", "ONE")
+                proxy.lead_to(replica.port)
+                writers = [each["id"] for each in old.client_list() if each["cmd"].startswith("evalsha")]
+                assert len(writers) == 2
+                for writer in writers:
+                    old.execute_command("CLIENT", "KILL", "ID", writer)
+                world.until(lambda: all(len(node.events.named("load")) == 2 for node in (a, b)))
+                assert world.wait(a.backplane.link(b.id, forward(1)))
+                world.until(lambda: numbers(b) == [0, 1])
+
+                def heard() -> bool:  # while the channels are changed what goes by them is lost
+                    a.backplane.cast(b.id, forward(2))
+                    return 2 in numbers(b)
+
+                world.until(heard)
+        finally:
+            cluster.close()
+            proxy.close()
+            replica.stop()
 
     def test_a_redis_that_forgot_the_last_second(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
         """Routes that were lost are announced again by those who have them."""

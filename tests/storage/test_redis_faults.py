@@ -14,7 +14,19 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from mqttcluster.core.message import packet_id
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.storage.interfaces import GONE, NEVER, Closed, Opened, Publication, StoredWill, StoreError
+from mqttcluster.storage.interfaces import (
+    GONE,
+    NEVER,
+    Closed,
+    Opened,
+    Publication,
+    PublishedRun,
+    QueueLimits,
+    StoredWill,
+    StoreError,
+    Target,
+)
+from mqttcluster.storage.redis_calls import Publish, PublishRun
 from tests.cluster.redis_server import RedisServer
 from tests.storage.contract import payloads
 from tests.storage.driver import PATIENCE, message, outcome, to
@@ -72,6 +84,9 @@ class Load:
 
         def answered(result: Any) -> None:
             self.answers.append((number, result))
+            if isinstance(result, PublishedRun):
+                assert set(result.owners) <= {("a", opened.epoch) for opened in self.opened.values()}
+                result = result.queued
             assert (result.sequences if hasattr(result, "sequences") else result) == answer
 
         self.asked.append(deferred.addCallback(answered))
@@ -86,6 +101,17 @@ class Load:
         publication = Publication(message(text), targets, exchange=exchange)
         self.ask(self.node.store.publish(publication), [self.last[name] for name in names])
 
+    def publish_run(self, number: int) -> None:
+        names = self.random.sample(CLIENTS, self.random.randint(1, 4))
+        texts = [b"%d.%d" % (number, part) for part in range(self.random.randint(1, 30))]
+        answer = [(self.last[name] + 1, len(texts)) for name in names]
+        for name in names:
+            for text in texts:
+                self.last[name] += 1
+                self.expected[name].append((self.last[name], text))
+        targets = [to(self.opened[name], name) for name in names]
+        self.ask(self.node.store.publish_run([message(text) for text in texts], targets, 0.0), answer)
+
     def acknowledge(self) -> None:
         name = self.random.choice(CLIENTS)
         done = [sequence for sequence, _ in self.expected[name][:2]]
@@ -95,8 +121,10 @@ class Load:
     def run(self, calls: int = 300) -> None:
         for number in range(self.number, self.number + calls):
             kind = self.random.random()
-            if kind < 0.6:
+            if kind < 0.5:
                 self.publish(number)
+            elif kind < 0.6:
+                self.publish_run(number)
             elif kind < 0.7:
                 self.publish(number, ("publisher", self.publisher.epoch, 1 + number))
             elif kind < 0.75:
@@ -165,6 +193,27 @@ class TestCutConnections:
             second = node.open(f"d{count}", clean=True)
             assert (second.wiped, second.previous) == (first.generation, ("a", first.epoch))
         assert proxy.cuts > 30
+
+    def test_a_run_that_finds_little_room_is_answered_once(self, nodes: Nodes, proxy: CuttingProxy) -> None:
+        """For how many of its messages there was room is what it was, though the answer was lost on the way and the
+        queue has been full or has got room since."""
+        node = nodes.make("a", url=proxy.url, limits=QueueLimits(5))
+        for count in range(1, 1500, 60):
+            opened, other = node.open("c", clean=True), node.open("d", clean=True)
+            node.publish(message("before"), to(opened))
+            proxy.cut_after(count, requests=False)
+            texts = [message(str(number)) for number in range(7)]
+            run = node.store.publish_run(texts, [to(opened), to(other, "d"), Target("e", 1, 1)], 0.0)
+            acknowledged = node.store.acknowledge("c", opened.epoch, [1, 2])
+            again = node.store.publish_run(texts[:4], [to(opened)], 0.0)
+            answer = outcome(run, node.reactor)
+            assert answer.queued == [(2, 4), (1, 5), (GONE, 0)]
+            assert answer.owners == (("a", opened.epoch), ("a", other.epoch), ("", 0))
+            assert outcome(acknowledged, node.reactor)
+            assert outcome(again, node.reactor).queued == [(6, 2)]
+            assert [sequence for sequence, _ in payloads(node.read("c", opened.epoch))] == [3, 4, 5, 6, 7]
+            assert len(node.read("d", other.epoch)) == 5
+        assert proxy.cuts > 15
 
     def test_an_expired_session_is_told(self, nodes: Nodes, proxy: CuttingProxy) -> None:
         """The other nodes are told that it has ended, though the answer was lost on the way."""
@@ -398,3 +447,12 @@ class TestAnotherProcess:
         node.recover()
         assert node.release("c", opened.epoch) is False, "a connection of an earlier life"
         assert node.open().present
+
+
+def test_a_run_weighs_as_much_as_its_messages() -> None:
+    """What goes to Redis at one stroke is bounded by the weight of the calls: many short messages for many sessions
+    keep Redis busy, however they come."""
+    targets = [Target(f"c{number}", 1, 1) for number in range(100)]
+    messages = [message(str(number)) for number in range(50)]
+    one_by_one = sum(Publish(Publication(each, targets)).size for each in messages)
+    assert PublishRun(messages, targets, 0.0).size >= one_by_one

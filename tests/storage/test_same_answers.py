@@ -84,6 +84,8 @@ class SameAnswers(RuleBasedStateMachine):
                 for answer in (expected, found):
                     answer.sessions.sort(key=lambda session: session.client_id)
                     answer.retained.sort(key=lambda kept: kept.topic)
+            if name == "publish_run":
+                expected.queued, found.queued = list(expected.queued), list(found.queued)
             if name == "publish":
                 expected.sequences, found.sequences = list(expected.sequences), list(found.sequences)
             assert found == expected, name
@@ -150,6 +152,17 @@ class SameAnswers(RuleBasedStateMachine):
             now=self.now,
         )
         self.ask("publish", publication)
+
+    @rule(
+        texts=st.text("123", min_size=1, max_size=7),
+        receivers=st.lists(st.tuples(clients, back, st.integers(1, 2)), max_size=3, unique_by=lambda one: one[0]),
+    )
+    def publish_run(self, texts: str, receivers: list[tuple[str, int, int]]) -> None:
+        targets = [
+            Target(client, self.given[client][-1 - old % len(self.given[client])][1], qos, identifiers=(old,))
+            for client, old, qos in receivers
+        ]
+        self.ask("publish_run", [message(text, "t", 2) for text in texts], targets, self.now)
 
     @rule(client=clients, text=st.sampled_from("123"), times=st.integers(1, 4), lasts=st.sampled_from([None, 1.0, 9.0]))
     def fill(self, client: str, text: str, times: int, lasts: float | None) -> None:

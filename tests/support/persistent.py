@@ -93,16 +93,24 @@ class Peer:
 
 
 class Publisher(Peer):
-    """Publishes `payloads` to `topic` in order, at most `window` unacknowledged, and sends again after a reconnect.
+    """Publishes `payloads` to `topic` in order, at most `window` unacknowledged and at least `burst` at once, and sends
+    again after a reconnect.
 
     `safe` has the payloads whose PUBACK or PUBREC came, in that order.
     """
 
     def __init__(
-        self, client_id: str, topic: str, qos: int, payloads: Iterable[bytes], window: int = 20, level: int = 4
+        self,
+        client_id: str,
+        topic: str,
+        qos: int,
+        payloads: Iterable[bytes],
+        window: int = 20,
+        level: int = 4,
+        burst: int = 1,
     ) -> None:
         super().__init__(client_id, level=level)
-        self.topic, self.qos, self.window = topic, qos, window
+        self.topic, self.qos, self.window, self.burst = topic, qos, window, burst
         self.safe: list[bytes] = []
         self._waiting = deque(payloads)
         self._next_id = 1
@@ -129,7 +137,7 @@ class Publisher(Peer):
         self._fill()
 
     def _fill(self) -> None:
-        if self.socket is None:
+        if self.socket is None or self.window - len(self._open) < self.burst:
             return
         burst = []
         while self._waiting and len(self._open) < self.window:

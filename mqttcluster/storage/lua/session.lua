@@ -1,5 +1,7 @@
 -- What the operations of partition.lua share: reading arguments, and sessions that begin, receive and end.
 local NEVER = 4294967295
+-- Bytes of messages in one answer, as in interfaces.py, and entries that are looked at before they are counted again.
+local READ_BYTES, READ_STEP = 1048576, 16
 local most, drop_oldest = tonumber(ARGV[5]), ARGV[6] == '1'
 local current = tonumber(ARGV[7])
 local position = 9 + tonumber(ARGV[8])
@@ -261,7 +263,18 @@ local function write_exchange(session, packet_id, choices)
   redis.call('HSET', session.i, packet_id, choices == '' and x or x .. '|' .. choices)
 end
 
+-- The first entries behind `after`: at most `limit`, and no more when they have READ_BYTES together.
 local function read_queue(session, after, limit)
-  if limit == '0' then return {} end
-  return redis.call('XRANGE', session.q, '(' .. after .. '-0', '+', 'COUNT', limit)
+  local found, size, most, from = {}, 0, tonumber(limit), '(' .. after .. '-0'
+  while #found < most and size < READ_BYTES do
+    local some = redis.call('XRANGE', session.q, from, '+', 'COUNT', math.min(most - #found, READ_STEP))
+    if #some == 0 then break end
+    for i = 1, #some do
+      found[#found + 1] = some[i]
+      size = size + #some[i][2][2]
+      if size >= READ_BYTES then break end
+    end
+    from = '(' .. found[#found][1]
+  end
+  return found
 end
