@@ -145,9 +145,9 @@ class Config:
         kinds.STORE,
         "sqlite:mqttcluster.sqlite",
         "where sessions and retained messages are kept: sqlite:PATH, memory: to forget them at exit, or"
-        " redis://[USER:PASSWORD@]HOST:PORT/DB; nodes that name the same Redis are one broker. rediss:// is the same with"
-        " TLS; ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE behind it names the authority of its certificate,"
-        " if the system does not know it, and a certificate of the nodes, if it wants one",
+        " redis://[USER:PASSWORD@]HOST:PORT/DB; nodes that name the same Redis are one broker. rediss:// is the same"
+        " with TLS; ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE behind it names the authority of its"
+        " certificate, if the system does not know it, and a certificate of the nodes, if it wants one",
         group=_WHERE,
     )
 

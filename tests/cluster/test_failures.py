@@ -43,14 +43,14 @@ def until_closed(client: Wire) -> Iterator[Packet]:
         yield packet
 
 
-def come_back(node: Node, client_id: str) -> Wire:
-    """Resume a session, as soon as the node lets in anybody."""
+def come_back(node: Node, client_id: str, present: bool = True) -> Wire:
+    """Resume a session, if it is `present`, as soon as the node lets in anybody."""
     end = time.monotonic() + PATIENCE
     while True:
         client = node.wire()
         client.send(wire.connect(client_id, clean=False))
         answer = client.packet()
-        if answer == bytes.fromhex("20 02 01 00"):
+        if answer == bytes([0x20, 2, present, 0]):
             return client
         assert answer == bytes.fromhex("20 02 00 03")
         assert time.monotonic() < end
@@ -256,6 +256,22 @@ def test_a_node_far_behind_with_retained_messages(cluster: Callable[..., Cluster
         reader.expect("90 03 00 03 01")
         assert take(reader).payload == b"4999"
     reader.close()
+
+
+def test_redis_is_emptied(cluster: Callable[..., Cluster]) -> None:
+    """FLUSHALL under two nodes with clients: clean sessions go on where they are. A client with a durable session is
+    disconnected, since that is gone, and told so when it comes back; what is published from then on reaches both."""
+    nodes = cluster(2)
+    durable = nodes[0].wire().connect("durable", clean=False).subscribe(("t", 1))
+    clean = nodes[1].wire().connect("clean").subscribe(("t", 1))
+    with nodes.redis.client() as client:
+        client.flushall()
+    durable.expect_closed()
+    durable = come_back(nodes[0], "durable", present=False).subscribe(("t", 1))
+    clean.publish("t", b"afterwards", 1)
+    for reader in (durable, clean):
+        assert take(reader).payload == b"afterwards"
+        reader.close()
 
 
 def test_a_node_is_stopped_while_redis_is_away(cluster: Callable[..., Cluster]) -> None:
