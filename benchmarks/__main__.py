@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,8 @@ def run_all(
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         house = House(base)
         stack.callback(house.close)
+        # Ctrl-C ends the measuring and not the report.
+        stack.enter_context(suppress(KeyboardInterrupt))
         for scenario in scenarios:
             gone: set[str] = set()
             for turn in range(options.rounds):
