@@ -205,7 +205,7 @@ def test_a_dead_tab_is_noticed(proxies: Proxies, proxy: str) -> None:
         with proxies.tab(proxy) as tab:
             tab.connect(f"dead-{proxy}", will=(f"gone/{proxy}", b"bye", 1, False))
             assert other.expect_published().payload == b"bye"
-    proxies.node.log.wait_for(f"client dead-{proxy} .*not answered a ping for 0.5 s")
+    proxies.node.log.wait_for(f"client dead-{proxy} .*not answered a ping for {PING} s")
 
 
 def test_a_quiet_page_in_chromium(proxies: Proxies, mqttjs: Path) -> None:
