@@ -78,6 +78,12 @@ SCENARIOS = (
     Scenario("ws-1-1", "WebSocket, QoS 0, 1 → 1", arguments={"transport": "ws"}),
     Scenario("ws-50-50", "WebSocket, QoS 0, 50 → 50 pairs", arguments=_pairs(50, transport="ws")),
     Scenario("tls-1-1", "TLS, QoS 0, 1 → 1", arguments={"transport": "tls"}),
+    _cluster("cluster-qos0-1-1", "two nodes, QoS 0, 1 → 1", 0, False, 1, 2000),
+    _cluster("cluster-qos0-20-20", "two nodes, QoS 0, 20 → 20 pairs", 0, False, 20, 100),
+    _cluster("cluster-qos1-1-1", "two nodes, QoS 1, 1 → 1", 1, False, 1, 500),
+    _cluster("cluster-qos1-20-20", "two nodes, QoS 1, 20 → 20 pairs", 1, False, 20, 50),
+    _cluster("cluster-persistent-1-1", "two nodes, QoS 1, persistent, 1 → 1", 1, True, 1, 500),
+    _cluster("cluster-persistent-20-20", "two nodes, QoS 1, persistent, 20 → 20 pairs", 1, True, 20, 50),
     Scenario("bytes-16", "16 bytes, QoS 0, 1 → 1", arguments={"size": 16}),
     Scenario("bytes-64k", "64 KiB, QoS 0, 1 → 1", arguments={"size": 65536}),
     Scenario("qos0-1-1000", "QoS 0, 1 → 1,000", arguments={"shape": OUT, "subscribers": 1000}),
@@ -128,12 +134,6 @@ SCENARIOS = (
         arguments=_pairs(20, qos=1, persistent=True, **_ACKNOWLEDGED),
         durable=True,
     ),
-    _cluster("cluster-qos0-1-1", "two nodes, QoS 0, 1 → 1", 0, False, 1, 2000),
-    _cluster("cluster-qos0-20-20", "two nodes, QoS 0, 20 → 20 pairs", 0, False, 20, 100),
-    _cluster("cluster-qos1-1-1", "two nodes, QoS 1, 1 → 1", 1, False, 1, 500),
-    _cluster("cluster-qos1-20-20", "two nodes, QoS 1, 20 → 20 pairs", 1, False, 20, 50),
-    _cluster("cluster-persistent-1-1", "two nodes, QoS 1, persistent, 1 → 1", 1, True, 1, 500),
-    _cluster("cluster-persistent-20-20", "two nodes, QoS 1, persistent, 20 → 20 pairs", 1, True, 20, 50),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
