@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +32,17 @@ from mqttcluster.mqtt.packets import (
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
+from tests.broker import playbook
 from tests.broker.playbook import Peer, World
+
+
+@pytest.fixture(autouse=True, scope="module")
+def with_the_fast_lane() -> Iterator[None]:
+    """Also where all other tests do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(playbook, "NO_FAST_LANE", False)
+        yield
+
 
 CLIENTS = 3
 TOPICS = ["t", "a/b", "a/c", "long/topic/with/levels"]
