@@ -95,7 +95,10 @@ def test_a_session_is_resumed_on_the_other_node(two_nodes: Cluster, qos: int) ->
         second.expect_silence()
         second.disconnect()
     with two_nodes[0].wire().connect(name, clean=False, present=True) as third:
-        third.expect_silence()
+        third.send(wire.PINGREQ_PACKET)
+        while (packet := third.packet()) != wire.PINGRESP_PACKET:
+            # The last acknowledgement may still be on its way from the other node; nothing comes as new.
+            assert packet[0] >> 4 == 6 or packet.published.dup
 
 
 def test_a_clean_start_wipes_the_session_everywhere(two_nodes: Cluster) -> None:
