@@ -3,8 +3,8 @@
 Most traffic is PUBLISH without properties and RETAIN on a topic seen a moment ago, and its acknowledgements. Such
 frames need no packet objects: frames in a row that differ only in identifier and payload are one `Run`
 (`core.run`), looked up, authorised, counted, handed on and acknowledged as one. The rules are those of every publish;
-what needs more (a store, a shared subscription, a step that is still to be delivered) is left to the packets' way, and
-one option turns all of this off.
+what needs more (a shared subscription, a QoS 2 exchange on record) is left to the packets' way, a run that has to wait
+for the store or its turn is a step (`run_plan`), and one option turns all of this off.
 
 A *lane* is what is known of frames that begin with the same bytes: topic, QoS, receivers. Lanes are forgotten when any
 subscription changes.

@@ -10,7 +10,7 @@ from mqttcluster.broker.alone import Alone
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.core.routing import Receiver
 from mqttcluster.core.run import Run
-from mqttcluster.storage.interfaces import FULL, IStore, PublishedRun, Target
+from mqttcluster.storage.interfaces import GONE, IStore, PublishedRun, Target
 from mqttcluster.storage.shared import Doorbell
 
 
@@ -51,17 +51,18 @@ class RunPlan:
         """Give the messages to their receivers. What this answers is to be waited for before the acknowledgements."""
         run, answer = self.run, self._answer
         owners = answer.owners or [("", 0)] * len(answer.queued)
-        bells = {
-            target.client_id: Doorbell(target.client_id, epoch, first, target.qos, False, target.identifiers, count)
-            for target, (first, count), (_, epoch) in zip(self._targets, answer.queued, owners)
-            if count
-        }
+        bells: dict[str, Doorbell] = {}
         elsewhere: dict[str, list[Doorbell]] = {}
-        for target, (first, count), (node, _) in zip(self._targets, answer.queued, owners):
-            if first == FULL or first > 0:
+        for target, (first, count), (node, epoch) in zip(self._targets, answer.queued, owners):
+            if first != GONE:
                 self._metrics.dropped["queue_full"] += run.count - count
-            if count and node and node != self._cluster.node:
-                elsewhere.setdefault(node, []).append(bells.pop(target.client_id))
+            if not count:
+                continue
+            bell = Doorbell(target.client_id, epoch, first, target.qos, False, target.identifiers, count)
+            if node and node != self._cluster.node:
+                elsewhere.setdefault(node, []).append(bell)
+            else:
+                bells[target.client_id] = bell
         waiting = None
         if self._nodes or elsewhere:
             waiting = self._cluster.link_run(run, self._nodes, elsewhere)
@@ -73,7 +74,7 @@ class RunPlan:
             if not (qos and subscriber.durable):
                 outlet.deliver_run(run, qos, receiver.identifiers)
                 continue
-            bell = bells.get(subscriber.client_id)
-            if bell is not None and bell.epoch in (0, outlet.epoch):
-                outlet.arrived_run(run, bell.qos, bell.sequence, bell.count, bell.identifiers)
+            here = bells.get(subscriber.client_id)
+            if here is not None and here.epoch in (0, outlet.epoch):
+                outlet.arrived_run(run, here.qos, here.sequence, here.count, here.identifiers)
         return waiting

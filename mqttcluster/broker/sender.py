@@ -11,8 +11,6 @@ from typing import Protocol
 
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.output import Output
-from mqttcluster.mqtt.packets import Packet
-from mqttcluster.mqtt.writers import encode
 
 
 class Transport(Protocol):
@@ -92,10 +90,6 @@ class Sender:
         if not self._marked:
             self._marked = True
             self._output.mark(self)
-
-    def send_packet(self, packet: Packet, version: int) -> None:
-        """Encode and send."""
-        self.send(encode(packet, version))
 
     def mark(self) -> None:
         """Have `before_flush` called when the turn ends."""

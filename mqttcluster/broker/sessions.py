@@ -20,7 +20,7 @@ from mqttcluster.broker.authorization import forbidden
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.settings import Settings
 from mqttcluster.core.message import Delivery, Message
-from mqttcluster.core.routing import Routing, Subscriber
+from mqttcluster.core.routing import Outlet, Routing, Subscriber
 from mqttcluster.core.run import Run
 from mqttcluster.core.session import Session
 from mqttcluster.mqtt.packets import Connect, Subscription
@@ -196,19 +196,24 @@ class Sessions:
 
     def ring(self, bell: Doorbell, message: Message) -> None:
         """Another node has queued a message for a session that this node owns, or is about to."""
-        subscriber = self.subscribers.get(bell.client_id)
-        if bell.client_id in self._opening:
-            self._rung.add(bell.client_id)
-        elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
-            subscriber.outlet.arrived(Delivery(bell.sequence, message, bell.qos, bell.retain, bell.identifiers))
+        outlet = self._answers(bell)
+        if outlet is not None:
+            outlet.arrived(Delivery(bell.sequence, message, bell.qos, bell.retain, bell.identifiers))
 
     def ring_run(self, bell: Doorbell, run: Run) -> None:
         """The same for a run."""
-        subscriber = self.subscribers.get(bell.client_id)
+        outlet = self._answers(bell)
+        if outlet is not None:
+            outlet.arrived_run(run, bell.qos, bell.sequence, bell.count, bell.identifiers)
+
+    def _answers(self, bell: Doorbell) -> Outlet | None:
+        """Where the bell is for; None: nowhere any more, or not yet, and then it is remembered."""
         if bell.client_id in self._opening:
             self._rung.add(bell.client_id)
-        elif subscriber is not None and subscriber.outlet is not None and subscriber.outlet.epoch == bell.epoch:
-            subscriber.outlet.arrived_run(run, bell.qos, bell.sequence, bell.count, bell.identifiers)
+            return None
+        subscriber = self.subscribers.get(bell.client_id)
+        outlet = subscriber.outlet if subscriber is not None else None
+        return outlet if outlet is not None and outlet.epoch == bell.epoch else None
 
     def give_way(self, client_id: str, epoch: int) -> Deferred[None]:
         """Another node owns this session under a higher epoch. Fires when nothing of the connection here is under

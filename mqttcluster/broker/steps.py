@@ -100,13 +100,13 @@ class Steps:
         if not isinstance(self.pending, deque):
             self.pending = deque()
         self.pending.append(step)
+        self.size += step.size
+        self.unacknowledged += step.count
+        self.at_most_once += step.at_most_once
 
     def take(self, step: Step) -> None:
         """One more step. If nothing before it waits for the store it is given to its receivers before this returns."""
         self._add(step)
-        self.size += step.size
-        self.unacknowledged += step.count
-        self.at_most_once += step.at_most_once
         if step.stored and self._delivered == len(self.pending) - 1:
             self.advance()
 
@@ -125,8 +125,6 @@ class Steps:
         step.count, step.size = count, size
         self._add(step)
         self._delivered += 1
-        self.size += size
-        self.unacknowledged += count
         if accepting is None:
             step.finished = True
         else:

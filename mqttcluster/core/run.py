@@ -111,13 +111,7 @@ class Run:
 
     def identifiers(self) -> tuple[int, ...]:
         """The publisher's packet identifiers. Only with QoS > 0."""
-        return unpack(f">{self.count}H", self._pairs())
-
-    def _pairs(self) -> bytearray:
-        pairs = bytearray(2 * self.count)
-        pairs[0::2] = self.data[self.id_at :: self.stride]
-        pairs[1::2] = self.data[self.id_at + 1 :: self.stride]
-        return pairs
+        return unpack(f">{2 * self.count}H", self.acknowledgements())[1::2]
 
     def acknowledgements(self) -> bytes:
         """PUBACK or PUBREC for all of it, with success."""
