@@ -26,6 +26,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from mqttcluster.broker.auth import Identity
+from mqttcluster.broker.lines import read_lines
 from mqttcluster.mqtt.topics import valid_filter
 
 _RULE = re.compile(
@@ -180,16 +181,9 @@ class AclFile:
 
 def read_acl(path: str) -> AclFile:
     """The rules of a file. Raises AclFileError."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().split("\n")
-    except OSError as error:
-        raise AclFileError(f"cannot read {path}: {error.strerror}; name a readable file") from error
-    except UnicodeDecodeError as error:
-        raise AclFileError(f"{path} is not UTF-8; save it as UTF-8") from error
     rules: list[tuple[int, Rule]] = []
     groups: dict[str, set[str]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, AclFileError), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from zope.interface import implementer
 
 from mqttcluster.broker.auth import Credentials, IAuthenticator, Verdict
+from mqttcluster.broker.lines import read_lines
 from mqttcluster.mqtt.reasons import Reason
 
 #: Checks that may wait for a thread. More clients are told that the server is busy.
@@ -98,15 +99,8 @@ class Pbkdf2:
 
 def read_passwords(path: str) -> dict[str, Hash]:
     """The hashes by user name. Raises PasswordFileError."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().split("\n")
-    except OSError as error:
-        raise PasswordFileError(f"cannot read {path}: {error.strerror}; name a readable file") from error
-    except UnicodeDecodeError as error:
-        raise PasswordFileError(f"{path} is not UTF-8; save it as UTF-8") from error
     hashes: dict[str, Hash] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, PasswordFileError), 1):
         line = line.strip("\r")
         if not line.strip() or line.startswith("#"):
             continue

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from zope.interface import implementer
 
 from mqttcluster.broker.enhanced import Answer, Challenge, Claim, Finish, IAuthenticationMethod, IExchange
+from mqttcluster.broker.lines import read_lines
 from mqttcluster.mqtt.reasons import Reason
 
 NAME = "SCRAM-SHA-256"
@@ -111,15 +112,8 @@ def line(name: str, password: str, iterations: int = ITERATIONS) -> str:
 
 def read_verifiers(path: str) -> dict[str, Verifier]:
     """The verifiers by user name. Raises ScramFileError."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().split("\n")
-    except OSError as error:
-        raise ScramFileError(f"cannot read {path}: {error.strerror}; name a readable file") from error
-    except UnicodeDecodeError as error:
-        raise ScramFileError(f"{path} is not UTF-8; save it as UTF-8") from error
     found: dict[str, Verifier] = {}
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(read_lines(path, ScramFileError), 1):
         text = text.strip("\r")
         if not text.strip() or text.startswith("#"):
             continue
