@@ -6,6 +6,7 @@ A durable session's acknowledgements are stored once a turn; PUBREL leaves after
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 from twisted.python.failure import Failure
 
@@ -18,21 +19,27 @@ from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.storage.interfaces import IStore
 
 
+class _Turn(NamedTuple):
+    """Sequences acknowledged in this turn, by kind of acknowledgement."""
+
+    done: list[int]
+    received: list[int]
+    completed: list[int]
+
+
 class Receipts:
     """The acknowledgements of one connected client. `store_lost` is told when the store fails, `overtaken` when it says
     that the session has another owner."""
 
     __slots__ = (
-        "_completed",
-        "_done",
         "_overtaken",
-        "_received",
         "_recording",
         "_sender",
         "_session",
         "_store",
         "_store_lost",
         "_terms",
+        "_turn",
         "closed",
     )
 
@@ -53,12 +60,16 @@ class Receipts:
         self._overtaken = overtaken
         #: The connection has ended: nothing is to be sent any more.
         self.closed = False
-        #: Sequences acknowledged in this turn, by kind of acknowledgement.
-        self._done: list[int] = []
-        self._received: list[int] = []
-        self._completed: list[int] = []
+        #: None while nothing was acknowledged: most clients are idle most of the time.
+        self._turn: _Turn | None = None
         #: Packet ids whose PUBREC is not yet on record.
         self._recording: set[int] | None = None
+
+    def _this_turn(self) -> _Turn:
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = _Turn([], [], [])
+        return turn
 
     def puback(self, packet: Puback) -> None:
         """QoS 1: the client has it, or does not want it."""
@@ -70,7 +81,7 @@ class Receipts:
     def done(self, delivery: Delivery) -> None:
         """This delivery is over and may be forgotten."""
         if self._session.keeps(delivery.sequence):
-            self._done.append(delivery.sequence)
+            self._this_turn().done.append(delivery.sequence)
 
     def pubacks(self, identifiers: Collection[int]) -> None:
         """`puback` for several."""
@@ -80,7 +91,7 @@ class Receipts:
         finally:  # one of them may break the protocol; those before it are done
             if done:
                 if self._session.stored:
-                    self._done.extend([d.sequence for d in done if self._session.keeps(d.sequence)])
+                    self._this_turn().done.extend([d.sequence for d in done if self._session.keeps(d.sequence)])
                 self._sender.mark()
 
     def pubcomps(self, identifiers: Iterable[int]) -> None:
@@ -99,7 +110,7 @@ class Receipts:
         known = identifier in self._session.inflight
         delivery = self._session.inflight.pubrec(identifier)
         if delivery is not None and self._session.keeps(delivery.sequence):
-            self._received.append(delivery.sequence)
+            self._this_turn().received.append(delivery.sequence)
             self._recording = self._recording or set()
             self._recording.add(identifier)
         elif identifier not in (self._recording or ()):
@@ -123,7 +134,7 @@ class Receipts:
         sequence = self._session.inflight.pubcomp(packet.packet_id)
         if sequence:
             if self._session.keeps(sequence):
-                self._completed.append(sequence)
+                self._this_turn().completed.append(sequence)
             self._sender.mark()
 
     def resume(self) -> None:
@@ -133,10 +144,10 @@ class Receipts:
 
     def store(self) -> None:
         """Tell the store, once a turn, what has been acknowledged."""
-        done, received, completed = self._done, self._received, self._completed
-        if not (done or received or completed):
+        turn, self._turn = self._turn, None
+        if turn is None or not any(turn):
             return
-        self._done, self._received, self._completed = [], [], []
+        done, received, completed = turn
         session = self._session
 
         def stored(current: bool) -> None:

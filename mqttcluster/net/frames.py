@@ -20,15 +20,16 @@ from typing import NamedTuple, cast
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # its compiled part is not there for every machine
+    from websockets.utils import apply_mask
+
 #: Compressed bytes to inflate in one go. Deflate makes at most 1032 bytes of one.
 STEP = 4096
 
 #: The first byte of a binary message in one frame.
 _BINARY = 0x82
-
-#: Payloads with more bytes are unmasked in four stripes, by these tables: one for each value of a byte of the mask.
-_LONG = 4096
-_XOR = [bytes(value ^ mask for value in range(256)) for mask in range(256)]
 
 #: What a sender takes off the end of each compressed message (RFC 7692, 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
@@ -158,20 +159,19 @@ class Frames:
         begins there, wsproto is owed it."""
         if self._left:
             part = data[at : at + self._left]
-            payload.append(_unmask(part, self._mask))
+            payload.append(apply_mask(part, self._mask))
             at += len(part)
             self._left -= len(part)
             self._mask = _turned(self._mask, len(part))
         small = 0 if self._fragmented else 126
-        number, append = int.from_bytes, payload.append
+        append = payload.append
         while at + 2 <= size:
             first, second = data[at], data[at + 1]
             length = second & 0x7F
             body = at + 6
             end = body + length
             if first == _BINARY and second >= 0x80 and length < small and end <= size:  # most are; the same as below
-                masks = (data[at + 2 : body] * (length // 4 + 1))[:length]
-                append((number(data[body:end], "little") ^ number(masks, "little")).to_bytes(length, "little"))
+                append(apply_mask(data[body:end], data[at + 2 : body]))
                 at = end
                 continue
             body = at + 2
@@ -190,7 +190,7 @@ class Frames:
                 self._owe(first, body - at + length)
                 break
             mask, at = data[body - 4 : body], body + length
-            payload.append(_unmask(data[body:at], mask))
+            payload.append(apply_mask(data[body:at], mask))
             if at > size:
                 self._left = at - size
                 self._mask = _turned(mask, size - body)
@@ -249,16 +249,3 @@ class Frames:
 def _turned(mask: bytes, number: int) -> bytes:
     """The mask as it goes on after this number of bytes."""
     return mask[number % 4 :] + mask[: number % 4]
-
-
-def _unmask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    if not size or mask == b"\0\0\0\0":
-        return payload
-    if size > _LONG:
-        unmasked = bytearray(size)
-        for number in range(4):
-            unmasked[number::4] = payload[number::4].translate(_XOR[mask[number]])
-        return bytes(unmasked)
-    masks = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(masks, "little")).to_bytes(size, "little")

@@ -97,7 +97,8 @@ def test_word_of_a_run_is_lost_and_that_of_the_next_one_doubled(stage: Stage) ->
 
 
 def test_the_session_moves_while_word_of_a_run_goes_to_its_old_node(stage: Stage) -> None:
-    """The new node has it from the queue, once; the old one gives it to nobody."""
+    """The new node has it from the queue, once; the old one gives it to nobody. The acknowledgement of what came before
+    may be under way when the session moves."""
     a, b, c = stage.start("a", "b", "c")
     old = b.connect("reader", clean=False).subscribe("t", 1)
     writer = a.connect("writer")
@@ -110,7 +111,9 @@ def test_the_session_moves_while_word_of_a_run_goes_to_its_old_node(stage: Stage
     a.lanes.release()
     assert old.until_closed() == []
     writer.publish("t", b"end")
-    assert new.take_until(b"end") == [payload(number) for number in range(LONG)]
+    taken = new.take_until(b"end")
+    assert [one for one in taken if one != b"first"] == [payload(number) for number in range(LONG)]
+    assert taken.count(b"first") <= 1
 
 
 def test_a_node_dies_before_it_rings_for_a_run(stage: Stage) -> None:
