@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -89,6 +90,10 @@ class RedisBackplane(IBackplane):
         self._term = 0
         self._first = True
         self._evicting = False
+        #: The id of the Redis process whose channels are heard, "" while none are; and who waits for that to be the
+        #: one that is written to.
+        self._heard = ""
+        self._when_heard: list[Callable[[], None]] = []
         self._lease = Lease(boottime, self._fenced)
         self._beating = False
         self.counts = self._news.counts
@@ -109,8 +114,8 @@ class RedisBackplane(IBackplane):
         self._channels = ChannelReader(
             self._connect, self._reactor, self._hear, (keys.channel(self._node), keys.everybody), self._listening
         )
-        self._joined = self._loaded = self._subscribed = False
-        self._load_waits: Callable[[], None] | None = None
+        self._joined = self._loaded = False
+        self._heard = ""
         self._applied = self._head = 0
 
     # -- IBackplane
@@ -129,6 +134,7 @@ class RedisBackplane(IBackplane):
         if self._started is None or self._stopping:
             return succeed(None)
         self._stopping = True
+        self._go_on()
         stopped: Deferred[None] = Deferred()
         self._leave_when_idle(stopped, self._boottime() + self._timing.lease)
         return stopped
@@ -139,7 +145,7 @@ class RedisBackplane(IBackplane):
     def announce(self, changes: Sequence[RouteChange]) -> Deferred[None]:
         done = self._announcements.add(changes)
         self._flush_soon()
-        return done
+        return done.addCallback(self._can_hear)
 
     def members(self) -> Sequence[str]:
         return list(self._news.members)
@@ -194,6 +200,9 @@ class RedisBackplane(IBackplane):
             return
         if server and meeting.server != server:
             self._streams.reconnect()
+        if self._heard == meeting.server:
+            self._go_on()
+        elif self._heard:
             self._channels.reconnect()
         if not run:
             self._read_for_myself()
@@ -223,7 +232,6 @@ class RedisBackplane(IBackplane):
         self._lease.lapse()
         self._term += 1
         self._loaded, self._applied = False, 0
-        self._load_waits = None
         self._streams.follow(self._term, None)
         term, node = self._term, self._node
 
@@ -265,8 +273,8 @@ class RedisBackplane(IBackplane):
     def _load(self, term: int, position: int) -> None:
         if term != self._term or self._stopping:
             return
-        if not self._subscribed:
-            self._load_waits = lambda: self._load(term, position)
+        if self._heard != self._server:
+            self._when_heard.append(partial(self._load, term, position))
             return
         self._news.load().addCallbacks(
             self._ask_wants, self._not_loaded, callbackArgs=(term, position), errbackArgs=(term, position)
@@ -460,13 +468,28 @@ class RedisBackplane(IBackplane):
         """Another node acts on the routes up to `number`."""
         self._announcements.applied(node, number)
 
-    def _listening(self, listening: bool) -> None:
-        if not listening:
+    def _listening(self, server: str) -> None:
+        """The channels of this Redis process are heard from now on, or of none."""
+        self._heard = server
+        if not server:
             self.counts.channel_gaps += 1
-        elif not self._subscribed:
-            self._subscribed = True
-            if self._load_waits is not None:
-                self._load_waits()
+        elif server != self._server:
+            self._writer.renew()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        waiting, self._when_heard = self._when_heard, []
+        for call in waiting:
+            call()
+
+    def _can_hear(self, _: None) -> Deferred[None] | None:
+        """What others do because of an announcement must be heard here [G5]."""
+        if self._heard == self._server or self._stopping:
+            return None
+        heard: Deferred[None] = Deferred()
+        self._when_heard.append(partial(heard.callback, None))
+        return heard
 
     def _dropped(self, number: int) -> None:
         self.counts.casts_dropped += number

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from mqttcluster.storage.envelopes import Item, unpack
 from mqttcluster.storage.interfaces import StoreError
-from mqttcluster.storage.redis_cluster import Connection
+from mqttcluster.storage.redis_cluster import Connection, server_id
 from mqttcluster.storage.redis_wire import Wire, keep
 from mqttcluster.storage.worker import FromThread
 
@@ -242,7 +242,8 @@ class StreamReader(Reader):
 
 
 class ChannelReader(Reader):
-    """Reads the channels. `listening` is called with True when it is subscribed, False when what was said is lost."""
+    """Reads the channels. `listening` is called with the id of the Redis process when it is subscribed there, with ""
+    when what was said is lost."""
 
     def __init__(
         self,
@@ -250,7 +251,7 @@ class ChannelReader(Reader):
         reactor: FromThread,
         deliver: Callable[[Batch], None],
         channels: Sequence[str],
-        listening: Callable[[bool], None],
+        listening: Callable[[str], None],
     ) -> None:
         super().__init__(connect, reactor, deliver)
         self._channels = channels
@@ -258,11 +259,13 @@ class ChannelReader(Reader):
         self._subscribed = False
 
     def _serve(self, wire: Wire) -> None:
+        self._another.clear()  # whether this is the right one is seen by its id
+        server = server_id(wire)
         wire.send("SUBSCRIBE", *self._channels)
         for _ in self._channels:
             wire.read()
         self._subscribed = True
-        self._reactor.callFromThread(self._listening, True)
+        self._reactor.callFromThread(self._tell, server)
         heard = monotonic()
         asked = False
         while not self._stopping.is_set():
@@ -299,7 +302,11 @@ class ChannelReader(Reader):
     def _lost(self, problem: Exception) -> None:
         if self._subscribed:
             self._subscribed = False
-            self._reactor.callFromThread(self._listening, False)
+            self._reactor.callFromThread(self._tell, "")
+
+    def _tell(self, server: str) -> None:
+        if not self._stopping.is_set():
+            self._listening(server)
 
 
 def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:

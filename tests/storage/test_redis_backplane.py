@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from time import monotonic, time
 from typing import Any
 
@@ -19,10 +20,12 @@ from mqttcluster.storage import redis_lanes
 from mqttcluster.storage.envelopes import encode, pack
 from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.redis_members import NodeKeys, Timing, heartbeat
+from mqttcluster.storage.redis_readers import ChannelReader
 from mqttcluster.storage.redis_scripts import script
+from mqttcluster.storage.redis_wire import Wire
 from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
 from tests.cluster.redis_server import RedisServer
-from tests.storage.nodes import FAST, Cluster, Node, Side, World, forward
+from tests.storage.nodes import FAST, PATIENCE, Cluster, Node, Side, World, forward
 from tests.storage.redis_nodes import CuttingProxy
 
 #: For tests in which nobody is to be found dead, however slow the machine.
@@ -345,6 +348,34 @@ class TestChannel:
         world.until(lambda: numbers(b)[-1] == number)
         assert sorted(set(numbers(b))) == numbers(b)
         assert b.backplane.counts.channel_gaps >= 1  # type: ignore[attr-defined]
+
+
+    def test_an_announcement_is_not_done_before_the_channel_is_heard(
+        self, world: World, cluster: Cluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever is told that he is subscribed gets what is published from then on, also at QoS 0, and also if the
+        node's connection was cut a moment ago [G5]."""
+        back = Event()
+        back.set()
+        serve = ChannelReader._serve
+
+        def late(self: ChannelReader, wire: Wire) -> None:
+            back.wait(PATIENCE)
+            serve(self, wire)
+
+        monkeypatch.setattr(ChannelReader, "_serve", late)
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+        back.clear()
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        world.until(lambda: b.backplane.counts.channel_gaps)  # type: ignore[attr-defined]
+        done = fired(b.backplane.announce([NodeInterest("t", 1)]))
+        world.until(lambda: a.events.interest.get((b.id, "t")))
+        beats(world, client, b)
+        assert not done()
+        back.set()
+        world.until(done)
+        a.backplane.cast(b.id, forward(1))
+        world.until(lambda: numbers(b) == [1])
 
 
 class TestLink:
