@@ -37,6 +37,9 @@ class Node(Protocol):
     def factory(self, listener: Listener) -> Any:
         """The Twisted server factory for a listener. Probes are answered before `start`, everybody else after it."""
 
+    def listening(self, listener: Listener, port: Any) -> None:
+        """A listener is open, by this port of Twisted's."""
+
     def opened(self) -> None:
         """All listeners are open."""
 
@@ -127,6 +130,7 @@ class BrokerService(Service):
             text = f"cannot listen ({_cause(error)}); choose another address, or stop what uses it"
             raise _CannotListen(str(Problem(listener.where, text))) from error
         self._ports.append((listener, port))
+        self._node.listening(listener, port)
         what = _WHAT[listener.option]
         over = " over TLS" if listener.secure else ""
         path = f" at {self._websocket_path}" if listener.option == "websocket" else ""

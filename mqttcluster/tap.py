@@ -10,6 +10,7 @@ import dataclasses
 import getopt
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
 from mqttcluster.listeners import Listener
 from mqttcluster.net.admin import AdminSite
 from mqttcluster.net.certificates import renew_all
+from mqttcluster.net.gather import Gather
 from mqttcluster.net.proxy import ProxyFactory
 from mqttcluster.net.stream import MQTTFactory
 from mqttcluster.net.websocket import WebSocketFactory
@@ -164,12 +166,19 @@ class _Node:
         self._exposition = Exposition(
             NodeCollector(self._broker, self._not_ready, backplane, self._certificates_end)
         )
+        self._gather: Gather | None = None
         self._open = False
 
     def start(self) -> Deferred[None]:
+        if hasattr(select, "epoll"):
+            self._gather = Gather(self._reactor, self._broker.output)
         self._lag.start()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         return self._broker.start()
+
+    def listening(self, listener: Listener, port: Any) -> None:
+        if listener.option != "admin" and self._gather is not None:
+            self._gather.adopt(port)
 
     def opened(self) -> None:
         self._open = True

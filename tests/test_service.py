@@ -35,6 +35,9 @@ class FakeNode:
     def factory(self, listener: Listener) -> Any:
         return listener
 
+    def listening(self, listener: Listener, port: Any) -> None:
+        pass
+
     def opened(self) -> None:
         self.events.append("opened")
 

@@ -115,7 +115,7 @@ class Intake:
         try:
             self._process()
         finally:
-            broker.output.end_turn()
+            broker.output.end_turn(len(data))
 
     def pause_writing(self) -> None:
         """The network takes no more for the moment."""
