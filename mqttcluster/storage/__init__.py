@@ -5,5 +5,6 @@
 ``worker``      a thread that turns whatever has queued up into one transaction
 ``memory``      the store to read first: dictionaries
 ``sqlite``      the default: one file, group commit; in parts: ``sqlite_file`` (opening), ``sqlite_ledger`` (the rules),
-                ``sqlite_writes`` (the rows of a batch), ``sequences`` (what is left of a queue)
+                ``sqlite_accounts`` (what is known without reading), ``sqlite_queues``, ``sqlite_writes`` (the rows of a
+                batch), ``sequences`` (what is left of a queue)
 """
