@@ -23,7 +23,8 @@ from mqttcluster.broker.enhanced import IAuthenticationMethod
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.passwords import PasswordFile, PasswordFileError, read_passwords
 from mqttcluster.broker.scram import Scram, ScramFileError, read_verifiers
-from mqttcluster.config import Config, Loaded
+from mqttcluster.config import Config
+from mqttcluster.loading import Loaded
 
 log = Logger(namespace="mqttcluster")
 

@@ -20,7 +20,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 
-from mqttcluster.config import Config, Loaded
+from mqttcluster.config import Config
+from mqttcluster.loading import Loaded
 from mqttcluster.net.certificates import Renewable
 
 #: The parameters by position, as far as they matter here, and those that are paths of files to be read.

@@ -17,8 +17,8 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from mqttcluster.config import Problem
 from mqttcluster.listeners import Listener, address
+from mqttcluster.loading import Problem
 from mqttcluster.storage.interfaces import StoreError
 
 log = Logger(namespace="mqttcluster")

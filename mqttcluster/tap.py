@@ -29,8 +29,9 @@ from mqttcluster.broker.lag import LagMeter
 from mqttcluster.broker.metrics import Metrics
 from mqttcluster.broker.prometheus import Exposition, NodeCollector
 from mqttcluster.broker.settings import Settings
-from mqttcluster.config import OPTIONS, Config, Loaded, Problem, load, suggest
+from mqttcluster.config import OPTIONS, Config
 from mqttcluster.listeners import Listener
+from mqttcluster.loading import Loaded, Problem, load, suggest
 from mqttcluster.net.admin import AdminSite
 from mqttcluster.net.certificates import renew_all
 from mqttcluster.net.gather import Gather

@@ -19,7 +19,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from mqttcluster.access import Access
-from mqttcluster.config import load
+from mqttcluster.loading import load
 from tests.support import certificates as authority
 from tests.support.certificates import Certificates
 from tests.support.process import Process

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mqttcluster.config import OPTIONS, Config, Loaded, load
+from mqttcluster.config import OPTIONS, Config
 from mqttcluster.configdoc import document
+from mqttcluster.loading import Loaded, load
 from mqttcluster.storage.interfaces import NEVER
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mqttcluster.access import Access
-from mqttcluster.config import load
+from mqttcluster.loading import load
 from mqttcluster.mqtt.packets import Auth, Connack, Connect
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.readers import read

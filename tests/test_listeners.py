@@ -10,8 +10,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.testing import MemoryReactorClock
 
 from mqttcluster import listeners
-from mqttcluster.config import load
 from mqttcluster.listeners import Listener, address, local, parse
+from mqttcluster.loading import load
 from tests.support.certificates import Certificates
 
 

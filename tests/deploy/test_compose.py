@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mqttcluster.config import load
+from mqttcluster.loading import load
 from tests.deploy.files import DEPLOY, VARIABLES, compose
 from tests.support.brokers import ROOT
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mqttcluster.broker.metric_table import BY_NAME, HISTOGRAM
-from mqttcluster.config import OPTIONS, tomllib
+from mqttcluster.config import OPTIONS
+from mqttcluster.loading import tomllib
 from tests.deploy.files import COMPOSE, DEPLOY, DOCS, VARIABLES, Image, texts
 from tests.support.brokers import ROOT
 

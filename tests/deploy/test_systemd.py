@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mqttcluster.config import load
+from mqttcluster.loading import load
 from tests.deploy.files import DEPLOY, twistd
 
 UNIT = DEPLOY / "systemd" / "mqttcluster.service"
