@@ -10,6 +10,8 @@
 ``publishing``    who gets a message, what must be stored first, who is told then
 ``subscribing``   SUBSCRIBE, UNSUBSCRIBE, retained messages for a new subscription
 ``housekeeping``  wills that are due, sessions that have expired
+``cluster``       this node among others, or ``alone``; ``heard`` is what the others say, ``takeover`` a session that
+                  moves, ``retained_sync`` keeps the retained messages of all in step
 ``output``        one write per connection and reactor turn
 ``settings``      the limits
 

@@ -1,9 +1,11 @@
-"""This node among the others: what it tells them, and what it does with what they say.
+"""This node among the others: whether it may act, what it tells them and what it sends.
 
 A node tells the others which filters its connected clients have (`core.interest`) and how durable sessions change.
 Knowing that, the node where a message is published sends one envelope to each node that wants it, and none to the
 others. QoS 0 goes by channel, QoS 1 and 2 by link. A durable session is served from its queue in the store; the
 envelope only rings its owner's bell.
+
+What they say is the matter of `broker.heard`, a session that moves from node to node that of `broker.takeover`.
 
 While this node is *fenced* (its lease has run out) it reads no clients and acknowledges nothing; `may_act` is asked
 once per chunk and before acknowledgements [G5].
@@ -19,8 +21,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from mqttcluster.broker.alone import Alone
+from mqttcluster.broker.heard import Heard
 from mqttcluster.broker.retained_sync import RetainedSync
-from mqttcluster.broker.sessions import whole
+from mqttcluster.broker.takeover import Takeover
 from mqttcluster.core.interest import LINKED, LIVE, Interest
 from mqttcluster.core.message import Message
 from mqttcluster.core.routing import Subscriber
@@ -31,9 +34,7 @@ from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.mqtt.topics import is_shared
 from mqttcluster.storage.shared import (
     Doorbell,
-    Envelope,
     Forward,
-    Given,
     IBackplane,
     ISharedStore,
     NodeInterest,
@@ -43,7 +44,6 @@ from mqttcluster.storage.shared import (
     RunForward,
     SessionChange,
     Shared,
-    Take,
 )
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="mqttcluster.cluster")
 
-#: How long a new connection waits for the old owner of its session to let go. The epoch protects what comes later.
-TAKE_TIMEOUT = 1.0
 #: How often a fenced node looks whether it may go on, and how often retained versions are compared.
 FENCE_INTERVAL = 0.1
 COMPARE_INTERVAL = 1.0
@@ -73,7 +71,7 @@ def _all(waiting: Sequence[Deferred[bool]]) -> Deferred[None] | None:
 
 
 class Cluster(Alone):
-    """The broker's side of the backplane, and the `BackplaneEvents` that it tells."""
+    """The broker's side of the backplane."""
 
     others = True
 
@@ -85,7 +83,7 @@ class Cluster(Alone):
         self.interest = Interest()
         self.seen = Seen()
         self.retained = RetainedSync(store, broker.retained)
-        self._giving: dict[str, tuple[int, Deferred[None]]] = {}
+        self.takeover = Takeover(backplane, broker.clock)
         self._fenced = True
         self._fence_loop = LoopingCall(self._look_at_fence)
         self._fence_loop.clock = broker.clock
@@ -96,8 +94,7 @@ class Cluster(Alone):
 
     async def start(self, recover: Callable[[], Awaitable[None]]) -> None:
         """Join; the backplane asks to `load` in between."""
-        self._recover = recover
-        await self._backplane.start(self)
+        await self._backplane.start(Heard(self._broker, self, self._store, recover))
         self._compare_loop.start(COMPARE_INTERVAL, now=False)
 
     async def stop(self) -> None:
@@ -139,6 +136,14 @@ class Cluster(Alone):
             self._fence_loop.stop()
             for client in [*self._broker.unfinished, *self._broker.clients]:
                 client.wake()
+
+    def fence(self, fenced: bool) -> None:
+        """The lease has run out, or is back."""
+        if fenced != self._fenced:
+            log.warn("this node is fenced: it waits for Redis") if fenced else log.info("this node is live")
+        self._fenced = fenced
+        if fenced:
+            self.may_act()
 
     # -- telling the others
 
@@ -195,6 +200,10 @@ class Cluster(Alone):
             )
 
         return self.announce(change).addCallback(known)
+
+    def forgotten(self) -> None:
+        """The others have dropped all that this node has told."""
+        self.interest = Interest()
 
     # -- messages for the others
 
@@ -260,6 +269,10 @@ class Cluster(Alone):
         self.retained.apply(partition, change)
         self._backplane.cast_all(RetainedHint(partition, change))
 
+    def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
+        """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
+        return self.takeover.take(client_id, epoch, node)
+
     def nodes(self) -> int:
         """How many nodes there are, this one included."""
         return 1 + len(self._backplane.members())
@@ -273,135 +286,3 @@ class Cluster(Alone):
             "cluster/retained messages": lambda: len(broker.retained),
             "cluster/routes": lambda: broker.routing.count_nodes(),
         }
-
-    # -- takeover
-
-    def take(self, client_id: str, epoch: int, node: str) -> Deferred[None]:
-        """Ask the old owner to let go of a session, and wait for it, though not for long [G3]."""
-        if node == self._backplane.node:
-            return succeed(None)
-        given: Deferred[None] = Deferred()
-        self._giving[client_id] = (epoch, given)
-
-        def asked(there: bool) -> None:
-            if not there:
-                self._given(Given(client_id, epoch))
-
-        # By link, also to a node that this one has not met yet: if this were lost the old connection would stay open.
-        self._backplane.link(node, Take(client_id, epoch)).addCallback(asked)
-        given.addTimeout(TAKE_TIMEOUT, self._broker.clock, lambda result, _: None)
-        return given.addCallback(lambda _: self._forget_giving(client_id, epoch))
-
-    def _forget_giving(self, client_id: str, epoch: int) -> None:
-        if self._giving.get(client_id, (0, None))[0] == epoch:
-            del self._giving[client_id]
-
-    def _take(self, node: str, take: Take) -> None:
-        idle = self._broker.sessions.give_way(take.client_id, take.epoch)
-        idle.addCallback(lambda _: self._backplane.link(node, Given(take.client_id, take.epoch)))
-
-    def _given(self, given: Given) -> None:
-        epoch, waiting = self._giving.get(given.client_id, (0, None))
-        if waiting is not None and epoch == given.epoch and not waiting.called:
-            waiting.callback(None)
-
-    # -- what the backplane says
-
-    def load(self) -> Deferred[None]:
-        """Read sessions and retained messages from the store."""
-        return Deferred.fromCoroutine(self._load())
-
-    async def _load(self) -> None:
-        self._store.node = self._backplane.node
-        self._broker.routing.forget_nodes()
-        versions = await self._store.retained_versions()
-        await self._recover()
-        self.retained.loaded(versions)
-
-    def route(self, node: str, change: RouteChange) -> None:
-        """Another node's clients want something else than before, or a durable session has changed."""
-        if node == self._backplane.node:
-            return
-        if isinstance(change, NodeInterest):
-            self._broker.routing.set_interest(node, change.topic_filter, change.bits)
-        else:
-            self._broker.sessions.changed(change, node)
-
-    def gone(self, node: str) -> None:
-        """A node is dead or has left. It may have queued messages without ringing for them."""
-        self._broker.routing.forget_node(node)
-        self._broker.sessions.node_gone(node)
-        self._look_at_queues()
-
-    def gap(self, node: str) -> None:
-        """Envelopes were lost: the queues have the truth."""
-        log.error("envelopes from {node} were lost; reading every queue", node=node)
-        self._look_at_queues()
-
-    def _look_at_queues(self) -> None:
-        for client in list(self._broker.sessions.connected.values()):
-            client.look()
-
-    def reap(self, node: str) -> Deferred[None]:
-        """Release the sessions of a dead node."""
-        return Deferred.fromCoroutine(self._reap(node))
-
-    async def _reap(self, node: str) -> None:
-        broker = self._broker
-        unannounced = await self._store.reap(node, broker.clock.seconds())
-        changes = [whole(kept.client_id, kept.generation, kept.epoch, kept.subscriptions) for kept in unannounced]
-        for change in changes:
-            broker.sessions.changed(change)
-        await self.announce(*changes)
-        broker.housekeeping.look()
-
-    def received(self, node: str, envelope: Envelope) -> None:
-        """An envelope has come."""
-        if isinstance(envelope, RunForward):
-            self._forwarded_run(envelope)
-        elif isinstance(envelope, Forward):
-            self._forwarded(envelope)
-        elif isinstance(envelope, Shared):
-            self._broker.publishing.give(envelope.message, envelope.share, envelope.client_id)
-        elif isinstance(envelope, Take):
-            self._take(node, envelope)
-        elif isinstance(envelope, Given):
-            self._given(envelope)
-        else:
-            self.retained.apply(envelope.partition, envelope.change)
-
-    def _forwarded_run(self, forward: RunForward) -> None:
-        run = forward.run
-        if forward.match:
-            for receiver in self._broker.routing.match(run.topic, run.publisher):
-                subscriber, qos = receiver.subscriber, min(run.qos, receiver.qos)
-                if subscriber.outlet is not None and not (qos and subscriber.durable):
-                    subscriber.outlet.deliver_run(run, qos, receiver.identifiers)
-        for bell in forward.doorbells:
-            self._broker.sessions.ring_run(bell, run)
-
-    def _forwarded(self, forward: Forward) -> None:
-        message = forward.message
-        if forward.match and self.first(forward.exchange):
-            for receiver in self._broker.routing.match(message.topic, message.publisher):
-                subscriber, qos = receiver.subscriber, min(message.qos, receiver.qos)
-                if subscriber.outlet is not None and not (qos and subscriber.durable):
-                    retain = message.retain and receiver.retain_as_published
-                    subscriber.outlet.deliver(message, qos, retain, receiver.identifiers)
-        for bell in forward.doorbells:
-            self._broker.sessions.ring(bell, message)
-
-    def fenced(self, fenced: bool) -> None:
-        """The lease has run out, or is back."""
-        if fenced != self._fenced:
-            log.warn("this node is fenced: it waits for Redis") if fenced else log.info("this node is live")
-        self._fenced = fenced
-        if fenced:
-            self.may_act()
-
-    def evicted(self) -> Deferred[None]:
-        """The others took this node for dead. Its sessions are theirs now."""
-        log.error("the other nodes have taken this one for dead; closing all connections")
-        self._broker.abandon()
-        self.interest = Interest()
-        return succeed(None)
