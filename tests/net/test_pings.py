@@ -11,7 +11,7 @@ from wsproto.events import Ping
 from wsproto.frame_protocol import Opcode
 
 from mqttcluster.net.pings import SLOTS, Pings
-from mqttcluster.net.websocket import Silent
+from mqttcluster.net.websocket_connection import Silent
 from tests.net.websocket_peer import Browser, Wire, binary, frame, request
 
 INTERVAL = 25.0

@@ -18,7 +18,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import Opcode
 
 from mqttcluster.net.frames import STEP
-from mqttcluster.net.websocket import BrokenRule
+from mqttcluster.net.websocket_connection import BrokenRule
 from tests.net.websocket_peer import Browser, Recorder, Wire, binary, frame, request
 
 TEXT, BINARY, CONTINUATION = Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION

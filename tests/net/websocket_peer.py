@@ -14,7 +14,8 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import CloseConnection, Event, Request
 from wsproto.frame_protocol import Opcode
 
-from mqttcluster.net.websocket import WebSocketFactory, WebSocketProtocol
+from mqttcluster.net.websocket import WebSocketFactory
+from mqttcluster.net.websocket_connection import WebSocketProtocol
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
