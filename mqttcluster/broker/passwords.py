@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from zope.interface import implementer
 
 from mqttcluster.broker.auth import Credentials, IAuthenticator, Verdict
-from mqttcluster.broker.lines import read_lines
+from mqttcluster.broker.lines import read_users
 from mqttcluster.mqtt.reasons import Reason
 
 #: Checks that may wait for a thread. More clients are told that the server is busy.
@@ -99,26 +99,18 @@ class Pbkdf2:
 
 def read_passwords(path: str) -> dict[str, Hash]:
     """The hashes by user name. Raises PasswordFileError."""
-    hashes: dict[str, Hash] = {}
-    for number, line in enumerate(read_lines(path, PasswordFileError), 1):
-        line = line.strip("\r")
-        if not line.strip() or line.startswith("#"):
-            continue
-        # A hash has no colon; a user name may.
-        name, colon, encoded = line.rpartition(":")
-        if not colon or not name:
-            raise PasswordFileError(f"{path}, line {number}: write name:hash")
-        if name in hashes:
-            raise PasswordFileError(f"{path}, line {number}: the name is there twice; remove one")
-        try:
-            hashes[name] = _read_hash(encoded.strip())
-        except ValueError as error:
-            raise PasswordFileError(
-                f"{path}, line {number}: {error}; make one with mqttcluster-passwd or mosquitto_passwd"
-            ) from None
-    if not hashes:
-        raise PasswordFileError(f"{path} holds no user; add one, or leave the option out")
-    return hashes
+    return read_users(path, PasswordFileError, _read_line)
+
+
+def _read_line(line: str) -> tuple[str, Hash]:
+    # A hash has no colon; a user name may.
+    name, colon, encoded = line.rpartition(":")
+    if not colon or not name:
+        raise ValueError("write name:hash")
+    try:
+        return name, _read_hash(encoded.strip())
+    except ValueError as error:
+        raise ValueError(f"{error}; make one with mqttcluster-passwd or mosquitto_passwd") from None
 
 
 def _read_hash(encoded: str) -> Hash:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from zope.interface import implementer
 
 from mqttcluster.broker.enhanced import Answer, Challenge, Claim, Finish, IAuthenticationMethod, IExchange
-from mqttcluster.broker.lines import read_lines
+from mqttcluster.broker.lines import read_users
 from mqttcluster.mqtt.reasons import Reason
 
 NAME = "SCRAM-SHA-256"
@@ -33,6 +33,7 @@ ITERATIONS = 20_000
 _ALLOWED_ITERATIONS = range(4096, 10_000_001)
 _SIZE = 32
 _SALT_SIZE = 16
+_NO_VERIFIER = "this is no verifier; make one with python -m mqttcluster.broker.scram NAME"
 #: A message of the client, in bytes.
 _LONGEST = 2048
 #: First message: gs2 header (no channel binding, perhaps an authzid), name, nonce, extensions that may be ignored.
@@ -112,32 +113,19 @@ def line(name: str, password: str, iterations: int = ITERATIONS) -> str:
 
 def read_verifiers(path: str) -> dict[str, Verifier]:
     """The verifiers by user name. Raises ScramFileError."""
-    found: dict[str, Verifier] = {}
-    for number, text in enumerate(read_lines(path, ScramFileError), 1):
-        text = text.strip("\r")
-        if not text.strip() or text.startswith("#"):
-            continue
-        try:
-            name, made = _read_line(text.rstrip())
-        except (ValueError, binascii.Error):
-            raise ScramFileError(
-                f"{path}, line {number}: this is no verifier; make one with python -m mqttcluster.broker.scram NAME"
-            ) from None
-        if name in found:
-            raise ScramFileError(f"{path}, line {number}: the name is there twice; remove one")
-        found[name] = made
-    if not found:
-        raise ScramFileError(f"{path} holds no user; add one, or leave the option out")
-    return found
+    return read_users(path, ScramFileError, _read_line)
 
 
-def _read_line(text: str) -> tuple[str, Verifier]:
-    name, method, iterations, *encoded = text.rsplit(":", 5)  # a name may have a colon
-    salt, stored_key, server_key = (base64.b64decode(data, validate=True) for data in encoded)
-    made = Verifier(int(iterations), salt, stored_key, server_key)
+def _read_line(line: str) -> tuple[str, Verifier]:
+    try:
+        name, method, iterations, *encoded = line.rstrip().rsplit(":", 5)  # a name may have a colon
+        salt, stored_key, server_key = (base64.b64decode(data, validate=True) for data in encoded)
+        made = Verifier(int(iterations), salt, stored_key, server_key)
+    except ValueError:  # its text may have a key in it
+        raise ValueError(_NO_VERIFIER) from None
     fits = made.iterations in _ALLOWED_ITERATIONS and len(stored_key) == len(server_key) == _SIZE and salt
     if method != "scram-sha-256" or not name or not fits:
-        raise ValueError("no verifier")
+        raise ValueError(_NO_VERIFIER)
     return name, made
 
 
