@@ -110,6 +110,18 @@ class RedisServer:
         """A connection for the test itself, which answers what Redis answers."""
         return redis.Redis.from_url(self.url, protocol=2, socket_timeout=PATIENCE, retry=Retry(NoBackoff(), 0))
 
+    def empty(self) -> None:
+        """Forget everything."""
+        with self.client() as client:
+            client.flushall()
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Start, with the data that is there, and wait until it answers."""
         assert self._process is None, "started already"

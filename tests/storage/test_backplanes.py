@@ -12,19 +12,6 @@ from tests.storage.backplane_contract import BackplaneContract
 from tests.storage.nodes import Cluster, Node, Side, World
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="no")
-    server.start()
-    yield server
-    server.stop()
-
-
 class TestLocal(BackplaneContract):
     @pytest.fixture
     def lone(self, world: World) -> Node:

@@ -20,23 +20,6 @@ from tests.storage.redis_nodes import Nodes
 from tests.support.certificates import Certificates
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="no")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def nodes(server: RedisServer) -> Iterator[Nodes]:
-    with server.client() as client:
-        client.flushall()
-    nodes = Nodes(server)
-    yield nodes
-    nodes.stop()
-
-
 class TestRedis(Contract):
     @pytest.fixture
     def make(self, nodes: Nodes) -> Make:
@@ -146,9 +129,7 @@ class TestStart:
         assert "secret" not in text
 
     def test_a_wrong_password(self, tmp_path: Path) -> None:
-        server = RedisServer(tmp_path, ["--requirepass", "right"])
-        server.start()
-        try:
+        with RedisServer(tmp_path, ["--requirepass", "right"]) as server:
             for credentials in ("", ":wrong@", "nobody:right@"):
                 text = self.problem(f"redis://{credentials}127.0.0.1:{server.port}")
                 assert "user name or password" in text
@@ -158,29 +139,23 @@ class TestStart:
             outcome(store.start(), reactor)
             assert store.ready()
             outcome(store.stop(), reactor)
-        finally:
-            server.stop()
 
     @pytest.mark.parametrize("mode", ["cluster", "sentinel"])
     def test_a_redis_that_is_not_alone(self, tmp_path: Path, mode: str) -> None:
         """A node of a Redis Cluster, or a Sentinel, is refused before anything is written."""
-        server = Sentinel(tmp_path) if mode == "sentinel" else ClusterMaster(tmp_path)
-        server.start()
-        try:
+        with Sentinel(tmp_path) if mode == "sentinel" else ClusterMaster(tmp_path) as server:
             assert f"runs in {mode} mode; name a standalone Redis" in self.problem(server.url)
-        finally:
-            server.stop()
 
-    def test_another_format(self, server: RedisServer) -> None:
-        with server.client() as client:
+    def test_another_format(self, redis: RedisServer) -> None:
+        with redis.client() as client:
             client.hset("other:{c}:cfg", mapping={"format": "99", "run": "x", "N": "1", "R": "1"})
-            text = self.problem(server.url, prefix="other:")
+            text = self.problem(redis.url, prefix="other:")
             assert "format 99" in text
             assert client.keys("other:*") == [b"other:{c}:cfg"], "nothing of it is touched"
 
-    def test_a_cluster_is_founded_once(self, server: RedisServer) -> None:
+    def test_a_cluster_is_founded_once(self, redis: RedisServer) -> None:
         """Whoever comes second takes over the partitions of the founder."""
-        with server.client() as client:
+        with redis.client() as client:
             first = found(client, "founded:", 8, 4)
             assert (first.partitions, first.retained_partitions) == (8, 4)
             assert found(client, "founded:", 99, 99) == first

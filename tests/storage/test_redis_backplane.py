@@ -34,24 +34,10 @@ PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
 LASTING = Timing(lease=60.0, dead_after=120.0, beat=0.1, stale=30.0)
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 @pytest.fixture
 def cluster(world: World, redis: RedisServer) -> Iterator[Cluster]:
     """An empty Redis, and nodes that are stopped at the end."""
-    with redis.client() as client:
-        client.flushall()
+    redis.empty()
     cluster = Cluster(world, redis.url, "mc:")
     yield cluster
     cluster.close()

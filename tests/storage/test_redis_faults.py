@@ -36,23 +36,15 @@ CLIENTS = [f"c{number}" for number in range(12)]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """One of each test's own, which is told to write everything down at once."""
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture
-def nodes(server: RedisServer) -> Iterator[Nodes]:
-    nodes = Nodes(server)
-    yield nodes
-    nodes.stop()
-
-
-@pytest.fixture
-def proxy(server: RedisServer) -> Iterator[CuttingProxy]:
-    proxy = CuttingProxy(server.port)
+def proxy(redis: RedisServer) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(redis.port)
     yield proxy
     proxy.close()
 
@@ -148,12 +140,10 @@ class Load:
 
 class TestCutConnections:
     @pytest.fixture
-    def server(self, tmp_path: Path) -> Iterator[RedisServer]:
+    def redis(self, tmp_path: Path) -> Iterator[RedisServer]:
         """One that is never restarted need not write to the disk at once."""
-        server = RedisServer(tmp_path, fsync="no")
-        server.start()
-        yield server
-        server.stop()
+        with RedisServer(tmp_path, fsync="no") as server:
+            yield server
 
     def test_300_calls_cut_anywhere(self, nodes: Nodes, proxy: CuttingProxy) -> None:
         """Sent again: no gap, no double, order kept; wherever the connection broke, on the way there or back."""
@@ -225,7 +215,7 @@ class TestCutConnections:
             assert node.due(5.0).expired == [("c", opened.generation)]
 
     def test_an_old_connection_brings_what_was_answered_long_ago(
-        self, nodes: Nodes, proxy: CuttingProxy, server: RedisServer
+        self, nodes: Nodes, proxy: CuttingProxy, redis: RedisServer
     ) -> None:
         """Redis was stopped with a batch unread; the batch was sent again on a new connection, and others after it.
         When Redis comes to the old connection, it must not queue those messages a second time."""
@@ -234,29 +224,29 @@ class TestCutConnections:
         node.publish(message("1"), to(opened))
         late = proxy.last_requests
         node.publish(message("2"), to(opened))
-        with socket.create_connection(("127.0.0.1", server.port)) as old:
+        with socket.create_connection(("127.0.0.1", redis.port)) as old:
             old.sendall(late)
             assert b"OLD" in old.recv(1000)
         node.publish(message("3"), to(opened))
         assert payloads(node.read("c", opened.epoch)) == [(1, b"1"), (2, b"2"), (3, b"3")]
 
-    def test_the_connection_is_killed_by_the_server(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_the_connection_is_killed_by_the_server(self, nodes: Nodes, redis: RedisServer) -> None:
         node = nodes.make("a")
         for seed in range(10):
             load = Load(node, seed)
             load.run(100)
-            with server.client() as client:
+            with redis.client() as client:
                 client.client_kill_filter(_type="normal", skipme=True)
             load.run(100)
             load.check()
 
 
 class TestAway:
-    def test_calls_wait(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_calls_wait(self, nodes: Nodes, redis: RedisServer) -> None:
         """A lost Redis is a pause: nothing fails, and everything is answered in order when it is back."""
         node = nodes.make("a")
         opened = node.open()
-        server.kill()
+        redis.kill()
         answers: list[int] = []
         asked = [
             node.store.publish(Publication(message(str(number)), [to(opened)])).addCallback(
@@ -266,62 +256,62 @@ class TestAway:
         ]
         until_away(node)
         assert node.store.backlog == 100
-        server.start()
+        redis.start()
         outcome(gatherResults(asked), nodes.reactor)
         assert answers == list(range(answers[0], answers[0] + 100))
         assert [text for _, text in payloads(node.read("c", opened.epoch))] == [b"%d" % n for n in range(100)]
         assert node.store.backlog == 0
         assert node.store.ready()
 
-    def test_a_redis_that_hangs(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_a_redis_that_hangs(self, nodes: Nodes, redis: RedisServer) -> None:
         """It is given up after the timeout and asked again; when it wakes it finds the same batch twice, and does it
         once."""
         node = nodes.make("a", timeout=0.2)
         load = Load(node, 2)
-        server.pause()
+        redis.pause()
         load.run(100)
         until_away(node)
-        server.resume()
+        redis.resume()
         load.check()
 
-    def test_scripts_forgotten(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_scripts_forgotten(self, nodes: Nodes, redis: RedisServer) -> None:
         node = nodes.make("a")
         load = Load(node, 3)
         for _ in range(3):
             load.run(50)
-            with server.client() as client:
+            with redis.client() as client:
                 client.script_flush()
         load.check()
 
-    def test_a_replica_that_refuses_writes(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_a_replica_that_refuses_writes(self, nodes: Nodes, redis: RedisServer) -> None:
         """During a failover the old address may answer and refuse: that is away, too."""
         node = nodes.make("a")
         opened = node.open()
-        with server.client() as client:
+        with redis.client() as client:
             client.replicaof("127.0.0.1", 1)
             asked = node.store.publish(Publication(message("x"), [to(opened)]))
             until_away(node)
             client.replicaof("NO", "ONE")
         assert outcome(asked, nodes.reactor).sequences == [1]
 
-    def test_a_redis_without_memory(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_a_redis_without_memory(self, nodes: Nodes, redis: RedisServer) -> None:
         """What needs room waits until somebody has made some."""
         node = nodes.make("a")
         opened = node.open()
-        with server.client() as client:
+        with redis.client() as client:
             client.config_set("maxmemory", "1")
             asked = node.store.publish(Publication(message("x"), [to(opened)]))
             until_away(node)
             client.config_set("maxmemory", "0")
         assert outcome(asked, nodes.reactor).sequences == [1]
 
-    def test_damaged_data_fails_what_touches_it(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_damaged_data_fails_what_touches_it(self, nodes: Nodes, redis: RedisServer) -> None:
         """Somebody has overwritten a key. What needs it fails; others, also in the same partition, go on."""
         node = nodes.make("a")
         partition = node.store._backend.pipeline.keys.partition
         name = next(f"n{n}" for n in range(1000) if partition(f"n{n}") == partition("broken"))
         broken, other = node.open("broken"), node.open(name)
-        with server.client() as client:
+        with redis.client() as client:
             [key] = client.keys("mc:*:s:broken")
             client.set(key, "not a hash")
         exchange = Publication(message("x", qos=2), [to(other, name)], exchange=("broken", broken.epoch, 1))
@@ -342,11 +332,11 @@ class TestAway:
                     outcome(deferred, nodes.reactor)
         assert [text for _, text in payloads(node.read(name, other.epoch))] == [b"%d" % n for n in range(20)]
 
-    def test_stop_ends_the_waiting(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_stop_ends_the_waiting(self, nodes: Nodes, redis: RedisServer) -> None:
         """A broker can be stopped while Redis is away; what was asked fails."""
         node = nodes.make("a")
         opened = node.open()
-        server.kill()
+        redis.kill()
         asked = [node.store.publish(Publication(message("x"), [to(opened)])) for _ in range(10)]
         outcome(node.store.stop(), nodes.reactor)
         for deferred in asked:
@@ -355,14 +345,14 @@ class TestAway:
 
 
 class TestAnotherProcess:
-    def test_restarted_with_its_data(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_restarted_with_its_data(self, nodes: Nodes, redis: RedisServer) -> None:
         """All sessions go on, with their queues; numbers jump by a multiple of 65535, so packet ids go on, too."""
         node = nodes.make("a")
         opened = node.open()
         node.subscribe("c", opened.epoch, {"t": Subscription(1)})
         node.publish(message("1"), to(opened))
-        server.stop()
-        server.start()
+        redis.stop()
+        redis.start()
         [sequence] = node.publish(message("2"), to(opened)).sequences
         assert sequence > 2
         assert packet_id(sequence) == 2
@@ -371,19 +361,19 @@ class TestAnotherProcess:
         again = node.open()
         assert (again.present, again.generation, list(again.subscriptions)) == (True, opened.generation, ["t"])
 
-    def test_restarted_without_its_last_second(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_restarted_without_its_last_second(self, nodes: Nodes, redis: RedisServer) -> None:
         """No number comes back: no new delivery, exchange, connection or retained message is taken for an old one."""
         node, other = nodes.make("a"), nodes.make("b")
         opened, publisher = node.open(), node.open("p")
         node.publish(message("1"), to(opened))
         first = node.publish(message("x", qos=2), to(opened), exchange=("p", publisher.epoch, 1))
         retained = node.publish(message("r", "r", retain=True), retain=True)
-        snapshot = server.snapshot()
+        snapshot = redis.snapshot()
         lost = [node.publish(message("lost"), to(opened)).sequences[0] for _ in range(5)]
         second = node.publish(message("y", qos=2), to(opened), exchange=("p", publisher.epoch, 2))
         newer = node.publish(message("s", "r", retain=True), retain=True)
         forgotten = node.open("new")
-        server.go_back_to(snapshot)
+        redis.go_back_to(snapshot)
 
         published = other.publish(message("2"), to(opened))
         assert published.owners == (("a", opened.epoch),)
@@ -401,21 +391,20 @@ class TestAnotherProcess:
         assert node.release("new", forgotten.epoch) is False
         assert node.open("new").epoch > forgotten.epoch
 
-    def test_a_batch_that_was_answered_and_forgotten_is_not_repeated(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_a_batch_that_was_answered_and_forgotten_is_not_repeated(self, nodes: Nodes, redis: RedisServer) -> None:
         node = nodes.make("a")
         opened = node.open()
         for number in range(5):
             node.publish(message(str(number)), to(opened))
-            snapshot = server.snapshot()
-            server.go_back_to(snapshot)
+            snapshot = redis.snapshot()
+            redis.go_back_to(snapshot)
         assert [text for _, text in payloads(node.read("c", opened.epoch))] == [b"%d" % number for number in range(5)]
 
-    def test_emptied(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_emptied(self, nodes: Nodes, redis: RedisServer) -> None:
         """What is asked at that moment fails; then the cluster is founded anew, and no epoch comes back."""
         node, other = nodes.make("a"), nodes.make("b")
         opened = node.open()
-        with server.client() as client:
-            client.flushall()
+        redis.empty()
         with pytest.raises(StoreError, match="lost"):
             node.open("d")
         again = node.open()
@@ -426,12 +415,12 @@ class TestAnotherProcess:
         assert other.publish(message("x"), to(opened), to(again)).sequences == [GONE, 1]
         assert node.release("c", opened.epoch) is False
 
-    def test_the_founding_deleted(self, nodes: Nodes, server: RedisServer) -> None:
+    def test_the_founding_deleted(self, nodes: Nodes, redis: RedisServer) -> None:
         """Somebody has deleted one key by hand. The sessions are still there, and go on."""
         node = nodes.make("a")
         opened = node.open()
         node.publish(message("1"), to(opened))
-        with server.client() as client:
+        with redis.client() as client:
             client.delete("mc:{c}:cfg")
         later = nodes.make("b")
         assert payloads(later.open().queue) == [(1, b"1")]

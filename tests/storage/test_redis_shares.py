@@ -14,9 +14,6 @@ from tests.cluster.redis_server import RedisServer
 from tests.storage.contract import GROUP, left, payloads
 from tests.storage.driver import message, to
 from tests.storage.redis_nodes import Node, Nodes
-from tests.storage.test_redis_sharing import a, b, nodes, server
-
-__all__ = ["a", "b", "nodes", "server"]
 
 
 def member(opened: Opened, client_id: str, qos: int = 2) -> Target:
@@ -101,7 +98,7 @@ def test_who_is_full_when_it_is_repeated_gets_it(nodes: Nodes, monkeypatch: pyte
 
 
 def test_an_old_node_does_not_choose_anew(
-    server: RedisServer, a: Node, b: Node, monkeypatch: pytest.MonkeyPatch
+    redis: RedisServer, a: Node, b: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher moves after the attempt that failed, before somebody else is on record: who that is to be is the
     new node's to say."""
@@ -113,7 +110,7 @@ def test_an_old_node_does_not_choose_anew(
 
     def move(self: Publish, plan: Plan) -> None:
         if not moved:
-            with server.client() as client:
+            with redis.client() as client:
                 [key] = client.keys("mc:*s:p")
                 moved.append(client.hincrby(key, "epoch", 1))
         go_on(self, plan)

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import GONE, NEVER, Closed, Publication, StoredWill, StoreError
 from mqttcluster.storage.redis_rounds import WILL_LEASE
-from tests.cluster.redis_server import RedisServer
 from tests.storage.contract import payloads
 from tests.storage.driver import message, outcome, to
 from tests.storage.redis_nodes import Node, Nodes
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="no")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def nodes(server: RedisServer) -> Iterator[Nodes]:
-    with server.client() as client:
-        client.flushall()
-    nodes = Nodes(server)
-    yield nodes
-    nodes.stop()
-
-
-@pytest.fixture
-def a(nodes: Nodes) -> Node:
-    return nodes.make("a")
-
-
-@pytest.fixture
-def b(nodes: Nodes, a: Node) -> Node:
-    return nodes.make("b")
 
 
 class TestTakeover:

@@ -8,21 +8,15 @@ import pytest
 
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.scenarios.stage import Stage
+from tests.storage.conftest import redis
 
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), fsync="no")
-    server.start()
-    yield server
-    server.stop()
+__all__ = ["redis", "stage"]
 
 
 @pytest.fixture
 def stage(redis: RedisServer) -> Iterator[Stage]:
     """An empty Redis, and nodes that are stopped at the end."""
-    with redis.client() as client:
-        client.flushall()
+    redis.empty()
     stage = Stage(redis)
     yield stage
     stage.close()

@@ -19,10 +19,8 @@ from tests.cluster.scenarios.stage import Node, Peer, Stage
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """One that writes everything down at once, so that a test can say what is lost."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with RedisServer(tmp_path) as server:
+        yield server
 
 
 def all_is_acknowledged(stage: Stage) -> None:
