@@ -19,16 +19,19 @@ from mqttcluster.storage.shared import Forward
 from tests.cluster.scenarios.stage import FAST, Node, Peer, Stage
 
 WILLS = 1000
+#: Clients that connect before the nodes have a turn: with many, a slow machine lets the lease of a node run out.
+AT_ONCE = 20
 
 
 def connect_all(stage: Stage, node: Node, names: list[str], clean: bool) -> list[Peer]:
     """Clients with a will for ``will/NAME``."""
     peers = [node.peer() for _ in names]
-    for number, (name, peer) in enumerate(zip(names, peers, strict=True)):
-        will = Will(f"will/{name}", name.encode(), 1 + number % 2)
-        peer.send(Connect(name, 4, clean_start=clean, will=will))
-    for peer in peers:
-        peer.expect(Connack(False))
+    for at in range(0, len(names), AT_ONCE):
+        for number, name in enumerate(names[at : at + AT_ONCE], at):
+            will = Will(f"will/{name}", name.encode(), 1 + number % 2)
+            peers[number].send(Connect(name, 4, clean_start=clean, will=will))
+        for peer in peers[at : at + AT_ONCE]:
+            peer.expect(Connack(False))
     return peers
 
 
