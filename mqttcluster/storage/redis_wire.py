@@ -7,7 +7,7 @@ begins again with a new one, knowing that it may have met another process, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import uniform
+from random import Random
 from threading import Event
 from typing import Any
 
@@ -21,6 +21,9 @@ Command = Sequence[bytes | str | int | float]
 
 #: Pauses between attempts to reach a Redis that is away, in seconds: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+#: Of its own: a program around the broker may seed the one that all share, and be surprised by who else draws from it.
+_random = Random()
 
 #: What a connection fails with.
 TROUBLE = (RedisError, StoreError, OSError)
@@ -79,7 +82,7 @@ class Attempts:
 
     def failed(self) -> None:
         """Wait before the next attempt."""
-        self._stopping.wait(uniform(self._pause / 2, self._pause))
+        self._stopping.wait(_random.uniform(self._pause / 2, self._pause))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 

@@ -202,6 +202,7 @@ class Cluster:
         self.url = url
         self.prefix = prefix
         self.nodes: list[Node] = []
+        self._dead: list[Node] = []
 
     def node(self, name: str = "", start: bool = True, timing: Timing = FAST, **options: Any) -> Node:
         side = Side(self.world)
@@ -215,12 +216,19 @@ class Cluster:
         """It dies: nothing of it runs any more."""
         node.side.stop()
         self.nodes.remove(node)
+        self._dead.append(node)
 
     def close(self) -> None:
         for node in self.nodes:
             node.side.resume()
         for stopped in [node.backplane.stop() for node in self.nodes]:
             self.world.wait(stopped)
+        # Nobody hears the threads of the dead, and nobody tells them that it is over: they would look for this Redis
+        # for as long as the process of the tests lives.
+        for node in self._dead:
+            backplane: Any = node.backplane
+            for thread in (backplane._streams, backplane._channels, backplane._writer):
+                thread.stop()
 
 
 def forward(number: int, size: int = 0) -> Forward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from threading import Event
 from typing import Any
 
@@ -34,6 +35,16 @@ def test_pauses_grow_to_a_bound_and_keep_out_of_step() -> None:
     attempts.worked()
     attempts.failed()
     assert clockwork.pauses[-1] < LONGEST_PAUSE / 2
+
+
+def test_the_pauses_leave_the_random_numbers_of_others_alone() -> None:
+    """Who seeds `random` gets the same numbers again, whatever becomes of a Redis meanwhile; and nodes that are seeded
+    alike do not come back in step."""
+    clockwork = Clockwork()
+    before = random.getstate()
+    Attempts(clockwork).failed()
+    assert clockwork.pauses
+    assert random.getstate() == before
 
 
 def test_a_node_may_reconnect_for_ever() -> None:
