@@ -43,8 +43,7 @@ def hang_up(broker: Node) -> None:
     """SIGHUP, and wait until the node has dealt with it."""
     seen = len(broker.log.lines)
     os.kill(broker.pid, signal.SIGHUP)
-    while not [line for line in broker.log.since(seen) if "read again" in line]:
-        assert broker.log.more(seen, 20), str(broker.log)
+    broker.log.wait_for("read again", since=seen)
 
 
 def log_in(broker: Node, name: str | None, password: bytes | None, client_id: str = "") -> bytes:

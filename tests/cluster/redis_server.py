@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tests.support.certificates import Certificates
+from tests.support.ports import free_port, keep
 
 #: Where Redis keeps its append-only file: a directory, before 7.0 a single file.
 DATA = ("appendonlydir", "appendonly.aof")
@@ -31,21 +31,13 @@ DATA = ("appendonlydir", "appendonly.aof")
 PATIENCE = 30.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def free_cluster_port() -> int:
     """One for a node of a Redis Cluster, which takes the port 10,000 higher, too."""
     while True:
         port = free_port()
         try:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", port + 10_000))
-                return port
+            keep(port + 10_000)
+            return port
         except (OSError, OverflowError):
             continue
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cluster.nodes import until
 from tests.support.process import Process
+from tests.support.wire import PATIENCE
 
 _OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 _OPTIONS += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"]
@@ -35,14 +36,14 @@ class Chromium:
         """Of the page, as its script has set it last."""
         line = self.process.log.wait_for(r"DevTools listening on ws://")
         [where] = re.findall(r"ws://([^/]+)/", line)
-        with urllib.request.urlopen(f"http://{where}/json/list", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://{where}/json/list", timeout=PATIENCE) as answer:
             pages = [target for target in json.load(answer) if target["type"] == "page"]
         return str(pages[0]["title"]) if pages else ""
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Ask until it holds; if it does not, fail with what Chromium has written."""
         try:
-            until(condition)
+            until(condition, PATIENCE)
         except AssertionError as error:
             raise AssertionError(f"{error}; title {self.title()!r}; chromium wrote:\n{self.process.log}") from None
 

@@ -22,10 +22,7 @@ from wsproto.events import (
 )
 
 from tests.support import wire
-from tests.support.wire import Framer, Packet
-
-#: Seconds; only a test that has failed waits as long.
-PATIENCE = 30.0
+from tests.support.wire import PATIENCE, Framer, Packet
 
 
 class Gone(Exception):

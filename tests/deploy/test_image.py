@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.redis_server import free_port
 from tests.deploy.files import COMPOSE, DEPLOY, Image
 from tests.support.brokers import ROOT
+from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.wire import Wire
 
@@ -106,7 +106,7 @@ class Built:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MQTTCLUSTER"))}
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         done = subprocess.run(
-            ["sh", "-euc", steps], cwd=self.source, env=env, capture_output=True, text=True, timeout=120
+            ["sh", "-euc", steps], cwd=self.source, env=env, capture_output=True, text=True, timeout=250
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

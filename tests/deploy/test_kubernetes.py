@@ -227,7 +227,7 @@ class Pod:
 
 def answers(host: str, port: int, path: str) -> int:
     """What a probe gets."""
-    connection = http.client.HTTPConnection(host, port, timeout=20)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     connection.request("GET", path)
     status = connection.getresponse().status
     connection.close()

@@ -200,7 +200,7 @@ def test_a_node_shows_what_the_alerts_ask_for(promtool: str, start_broker: Calla
     has nothing against the page."""
     broker = start_broker((TCP,), ("--admin", "tcp:0:interface=127.0.0.1"))
     where = broker.log.wait_for("listening for probes").rpartition(" ")[2]
-    with urllib.request.urlopen(f"http://{where}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{where}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     there = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
     there |= {f"{name}_total" for name in there}

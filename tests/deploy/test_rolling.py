@@ -19,7 +19,7 @@ from tests.support.wire import Address, WireError
 __all__ = ["haproxy"]
 
 #: Seconds; only a test that has failed waits as long.
-PATIENCE = 80.0
+PATIENCE = 200.0
 #: What each publisher has to say in each round.
 LOT, PAUSE = 10, 0.05
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import until
-from tests.cluster.redis_server import free_port
 from tests.cluster.test_readme import gone
 from tests.deploy.chromium import Chromium
 from tests.deploy.files import DEPLOY, DOCS
 from tests.support.brokers import ROOT
+from tests.support.ports import free_port
 from tests.support.process import FAULTS, Process
 
 TITLE = "## A cluster of three behind a balancer, on this machine\n"
@@ -104,14 +104,15 @@ def test_the_walk(tmp_path: Path) -> None:
             pytest.skip(f"{program} is not installed")
     _, redis, nodes, balancer, page, server, publish, stop, again = blocks()["sh"]
     [html] = blocks()["html"]
-    with (DOCS / "operations.md").open() as lock:
+    with (ROOT / "README.md").open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # against another run of the tests on this machine
+            # Against the test of the README's commands, which has the port of Redis, too; it takes the same lock.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             move = shutil.which("ss") is None or not all_free()
         except OSError:
             move = True
         walk = Walk(tmp_path, move)
-        walk.run(page, 100)
+        walk.run(page, 250)
         (tmp_path / "page" / "index.html").write_text(walk.moved(html))
         started: list[Process | Chromium] = []
         try:

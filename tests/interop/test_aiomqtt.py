@@ -12,6 +12,7 @@ from paho.mqtt.packettypes import PacketTypes
 
 from tests.interop.test_paho import properties
 from tests.support.process import Broker
+from tests.support.wire import PATIENCE
 
 COUNT = 100
 V311, V5 = aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5
@@ -29,7 +30,7 @@ def client(
             options.update(properties=properties(PacketTypes.CONNECT, SessionExpiryInterval=300))
     else:
         options.update(clean_session=not keep)
-    return aiomqtt.Client(broker.host, broker.port, identifier=name, protocol=version, timeout=20, **options)
+    return aiomqtt.Client(broker.host, broker.port, identifier=name, protocol=version, timeout=PATIENCE, **options)
 
 
 async def take(connection: aiomqtt.Client, count: int) -> list[aiomqtt.Message]:
@@ -54,7 +55,7 @@ def test_a_hundred_messages(shared_broker: Broker, qos: int, version: aiomqtt.Pr
             await reader.subscribe(topic, qos)
             for payload in expected:
                 await writer.publish(topic, payload, qos)
-            return await asyncio.wait_for(take(reader, COUNT), 20)
+            return await asyncio.wait_for(take(reader, COUNT), PATIENCE)
 
     messages = asyncio.run(conversation())
     assert [message.payload for message in messages] == expected
@@ -73,7 +74,7 @@ def test_persistent_session(shared_broker: Broker, version: aiomqtt.ProtocolVers
             await writer.publish(topic, b"one", 1)
             await writer.publish(topic, b"two", 2)
         async with client(shared_broker, name, version, keep=True) as back:
-            return await asyncio.wait_for(take(back, 2), 20)
+            return await asyncio.wait_for(take(back, 2), PATIENCE)
 
     messages = asyncio.run(conversation())
     assert [(message.payload, message.qos) for message in messages] == [(b"one", 1), (b"two", 1)]
@@ -93,11 +94,11 @@ def test_retained_and_will(shared_broker: Broker, version: aiomqtt.ProtocolVersi
             sock = lost._client.socket()
             assert isinstance(sock, socket.socket)
             sock.shutdown(socket.SHUT_RDWR)
-            [live] = await asyncio.wait_for(take(watcher, 1), 20)
+            [live] = await asyncio.wait_for(take(watcher, 1), PATIENCE)
             assert (live.payload, live.retain) == (b"gone", False)
         async with client(shared_broker, f"aio-late-{version}", version) as late:
             await late.subscribe(topic, 1)
-            [message] = await asyncio.wait_for(take(late, 1), 20)
+            [message] = await asyncio.wait_for(take(late, 1), PATIENCE)
             return message
 
     message = asyncio.run(conversation())
@@ -120,7 +121,7 @@ def test_properties_of_a_message(shared_broker: Broker, qos: int) -> None:
         async with client(shared_broker, f"aio-p{qos}", V5) as both:
             await both.subscribe(topic, qos, properties=properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=9))
             await both.publish(topic, b"x", qos, properties=said)
-            [message] = await asyncio.wait_for(take(both, 1), 20)
+            [message] = await asyncio.wait_for(take(both, 1), PATIENCE)
             return message
 
     found = asyncio.run(conversation()).properties

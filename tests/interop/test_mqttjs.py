@@ -20,10 +20,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.process import TCP, WEBSOCKET, Broker, Process
+from tests.deploy.chromium import Chromium
+from tests.support.process import TCP, WEBSOCKET, Broker
 
 JS = Path(__file__).with_name("js")
 COUNT = 100
+#: Seconds; only a test that has failed waits as long, for another program to start and to do a lot.
+LONG = 120
 
 
 def require(*programs: str) -> None:
@@ -42,7 +45,7 @@ def mqttjs() -> Path:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
             command = ["npm", "ci", "--ignore-scripts", "--silent"]
-            done = subprocess.run(command, cwd=JS, capture_output=True, text=True, timeout=100, check=False)
+            done = subprocess.run(command, cwd=JS, capture_output=True, text=True, timeout=LONG, check=False)
             assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
             stamp.write_bytes(lock.read_bytes())
     return modules / "mqtt"
@@ -83,7 +86,7 @@ def test_node(shared_broker: Broker, mqttjs: Path, transport: str, version: int)
     """MQTT.js in Node publishes, subscribes, leaves, returns and vanishes, and sees what it should."""
     name = f"node-{transport}-{version}"
     command = ["node", str(JS / "node.mjs"), url_of(shared_broker, transport), name, str(version)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     check(result, name)
@@ -136,25 +139,16 @@ def page(mqttjs: Path) -> Iterator[tuple[str, queue.Queue[dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize("version", [4, 5], ids=["3.1.1", "5.0"])
-def test_browser(
-    shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], tmp_path: Path, version: int
-) -> None:
+def test_browser(shared_broker: Broker, page: tuple[str, queue.Queue[dict[str, Any]]], version: int) -> None:
     """A page in Chromium does the same over WebSocket: browsers check the subprotocol and mask their frames."""
-    require("chromium")
     address, results = page
     name = f"browser-{version}"
     query = urlencode({"url": url_of(shared_broker, WEBSOCKET), "name": name, "version": version})
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0"]
-    chromium = Process(
-        ["env", f"TMPDIR={tmp_path}", "chromium", *options, f"{address}?{query}"],
-        tmp_path,
-    )
+    chromium = Chromium(f"{address}?{query}")
     try:
-        result = results.get(timeout=60)
+        result = results.get(timeout=LONG)
     except queue.Empty:
-        pytest.fail(f"the page reported nothing; chromium wrote:\n{chromium.log}")
+        pytest.fail(f"the page reported nothing; chromium wrote:\n{chromium.process.log}")
     finally:
         chromium.terminate()
     assert "error" not in result, result

@@ -17,14 +17,14 @@ from paho.mqtt.properties import Properties
 
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, TLS, UNIX, WEBSOCKET, Broker
-from tests.support.wire import ClosedByBroker, Wire
+from tests.support.wire import PATIENCE, ClosedByBroker, Wire
 
 VERSIONS = [
     pytest.param(paho.MQTTv31, id="3.1"),
     pytest.param(paho.MQTTv311, id="3.1.1"),
     pytest.param(paho.MQTTv5, id="5.0"),
 ]
-DEADLINE = 20
+DEADLINE = PATIENCE
 COUNT = 100
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ class Mosquitto:
         self._ports: dict[str, int | str] = {}
 
     def command(self, run: Path, ports: Mapping[str, int | str]) -> Sequence[str]:
-        self._ports = {name: port or _free_port() for name, port in ports.items()}
+        self._ports = dict(ports)
         lines = ["user root", "allow_anonymous true", "persistence true", f"persistence_location {run}/"]
         lines += ["autosave_on_changes true", "autosave_interval 1", "log_dest stderr", "max_queued_messages 0"]
         for name, port in self._ports.items():
@@ -87,8 +86,3 @@ class Mosquitto:
     def ready(self, line: str) -> Mapping[str, int | str]:
         return self._ports if re.search(r"mosquitto version \S+ running", line) else {}
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

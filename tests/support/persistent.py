@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from tests.support import wire
-from tests.support.wire import Address, Framer, Packet, Published, Wire, WireError
+from tests.support.wire import PATIENCE, Address, Framer, Packet, Published, Wire, WireError
 
 
 class Peer:
@@ -62,7 +62,7 @@ class Peer:
             return
         try:
             self.socket.setblocking(True)
-            self.socket.settimeout(20)
+            self.socket.settimeout(PATIENCE)
             self.socket.sendall(data)
             self.socket.setblocking(False)
         except ConnectionError:
@@ -223,7 +223,7 @@ class Pump:
     def __init__(self, *peers: Peer) -> None:
         self.peers = peers
 
-    def until(self, condition: Callable[[], bool], deadline: float = 30.0) -> None:
+    def until(self, condition: Callable[[], bool], deadline: float = PATIENCE) -> None:
         """Serve the connected peers until `condition`; fail after `deadline` seconds or without connections."""
         end = time.monotonic() + deadline
         while not condition():
@@ -245,7 +245,7 @@ class Pump:
         """The broker is dead: take what it had sent before, until every connection has ended."""
         for peer in self.peers:
             while peer.socket is not None:
-                peer.socket.settimeout(20)
+                peer.socket.settimeout(PATIENCE)
                 peer.read()
 
     def drop(self) -> None:

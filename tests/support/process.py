@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.wire import Wire
+from tests.support.ports import free_port
+from tests.support.wire import PATIENCE, Wire
 
 #: Words that no healthy broker writes.
 FAULTS = re.compile(r"Traceback|Unhandled")
@@ -31,7 +32,7 @@ class Recipe(Protocol):
     offers: frozenset[str]
 
     def command(self, run: Path, ports: Mapping[str, int | str]) -> Sequence[str]:
-        """The command line. `run` is its directory; `ports` has the listeners wanted, 0 for a free port."""
+        """The command line. `run` is its directory; `ports` has the listeners wanted, with their ports or paths."""
 
     def ready(self, line: str) -> Mapping[str, int | str]:
         """The listeners that this log line says are open, with their ports or paths."""
@@ -62,9 +63,9 @@ class Log:
         with self._changed:
             return self._changed.wait_for(lambda: len(self.lines) > number, seconds)
 
-    def wait_for(self, pattern: str, deadline: float = 20.0) -> str:
-        """The first line, past or future, in which the regular expression is found."""
-        expression, seen, end = re.compile(pattern), 0, time.monotonic() + deadline
+    def wait_for(self, pattern: str, deadline: float = PATIENCE, since: int = 0) -> str:
+        """The first line, past or future, from number `since` on, in which the regular expression is found."""
+        expression, seen, end = re.compile(pattern), since, time.monotonic() + deadline
         while True:
             lines = self.since(seen)
             for line in lines:
@@ -104,10 +105,10 @@ class Process:
     def running(self) -> bool:
         return self._popen.poll() is None
 
-    def wait(self, deadline: float = 20.0) -> int:
+    def wait(self, deadline: float = PATIENCE) -> int:
         """Its exit code, once it has ended by itself and its last line is in the log."""
         code = self._popen.wait(deadline)
-        self._reader.join(5)
+        self._reader.join(20)
         return code
 
     def kill(self) -> None:
@@ -115,7 +116,7 @@ class Process:
         self._popen.kill()
         self.wait()
 
-    def terminate(self, deadline: float = 20.0) -> int | None:
+    def terminate(self, deadline: float = PATIENCE) -> int | None:
         """SIGTERM; the exit code, or None if it had to be killed after `deadline` seconds."""
         self._popen.terminate()
         try:
@@ -137,7 +138,9 @@ class Broker:
         self.recipe = recipe
         self.run = run
         self.ports: dict[str, int | str] = {
-            name: str(run / "mqtt.sock") if name == UNIX else 0 for name in listeners if name in recipe.offers
+            name: str(run / "mqtt.sock") if name == UNIX else free_port()
+            for name in listeners
+            if name in recipe.offers
         }
         self.log = Log()
         self._process: Process | None = None
@@ -159,7 +162,7 @@ class Broker:
         """A new connection over TCP."""
         return Wire(self.address)
 
-    def start(self, deadline: float = 30.0) -> None:
+    def start(self, deadline: float = PATIENCE) -> None:
         """Start it, and return when every listener is open. Fails with its log after `deadline` seconds."""
         seen, waiting, end = len(self.log.lines), set(self.ports), time.monotonic() + deadline
         process = self._process = Process(self.recipe.command(self.run, self.ports), self.run, self.log)

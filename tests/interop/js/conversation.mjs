@@ -64,7 +64,7 @@ async function more(mqtt, url, name, options, client, result) {
 
 export async function conversation(mqtt, url, name, version) {
   const protocol = version === 3 ? { protocolVersion: 3, protocolId: 'MQIsdp' } : { protocolVersion: version }
-  const options = { ...protocol, reconnectPeriod: 0, connectTimeout: 20000 }
+  const options = { ...protocol, reconnectPeriod: 0, connectTimeout: 60000 }
   const result = {}
 
   const client = await mqtt.connectAsync(url, { ...options, clientId: name, clean: true })
