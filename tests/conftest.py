@@ -16,14 +16,17 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
 from tests.support import certificates as authority
 from tests.support.brokers import Mosquitto, Mqttcluster
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, TLS, UNIX, WEBSOCKET, Broker, Recipe
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("mqttcluster", deadline=None)
+# How long an example takes, or its making, says how busy the machine is; how large examples are, or how many fit, is
+# chance.
+CHANCE = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+hypothesis.settings.register_profile("mqttcluster", deadline=None, suppress_health_check=CHANCE)
 hypothesis.settings.load_profile("mqttcluster")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mqttcluster.core import shares
 from mqttcluster.core.shares import SharePolicy
 from mqttcluster.mqtt.packets import Puback, Publish, Subscribe, Subscription
 from mqttcluster.storage.interfaces import QueueLimits
@@ -208,6 +209,7 @@ def test_a_group_that_was_left_keeps_nothing_back(world: World) -> None:
 @pytest.mark.parametrize("qos", [0, 1])
 def test_each_policy(policy: str, qos: int) -> None:
     """Whoever it chooses, nothing is lost and nothing comes twice; and it is the policy that was asked for."""
+    shares._random.seed(1)  # one time in a thousand, chance gives each of four the same
     world = World(shared_subscription_policy=policy, max_inflight=32)
     members = [member(world, f"m{number}") for number in range(4)]
     sent = say_numbers(world, 100, 1) if qos else []

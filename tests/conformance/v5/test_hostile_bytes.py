@@ -11,9 +11,10 @@ from mqttcluster.mqtt.writers import encode
 from tests.broker.playbook import Peer, World
 from tests.conformance.v5 import judge
 from tests.conformance.v5.stage import Guest, call, connect, only_publishes, publish, subscribe, will
+from tests.conftest import CHANCE
 from tests.mqtt.strategies import any_packet, packet_of
 
-relaxed = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+relaxed = settings(max_examples=150, suppress_health_check=[*CHANCE, HealthCheck.function_scoped_fixture])
 
 
 def mutated(data: st.DataObject, stream: bytes) -> bytes:

@@ -38,6 +38,7 @@ from tests.conformance.v5.stage import (
     subscribe,
     with_will,
 )
+from tests.conftest import CHANCE
 from tests.mqtt.strategies import packet_of
 from tests.support.wire import frame, string
 
@@ -423,7 +424,7 @@ def test_a_payload_that_claims_to_be_text(qos: int) -> None:
         assert payloads(watcher) == ["\u00e4".encode(), b"\xff"]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[*CHANCE, HealthCheck.function_scoped_fixture])
 @given(
     packet=packet_of(PacketType.PUBLISH, V5).filter(lambda packet: packet.topic and packet.topic[0] != "$"),
     granted=st.integers(0, 2),
