@@ -320,10 +320,10 @@ def test_a_large_message_behind_a_header(start_broker: StartBroker) -> None:
 
 def test_garbage_in_front_of_a_broker(start_broker: StartBroker) -> None:
     """Who comes without a header is sent away, and so is who stalls; neither disturbs others."""
-    broker, address = start(start_broker, *PROXIED, "--connect-timeout", "0.5")
-    stalled = socket.create_connection(address, 20)
+    broker, address = start(start_broker, *PROXIED, "--connect-timeout", "5")
+    stalled = socket.create_connection(address, wire.PATIENCE)
     stalled.sendall(V2[:10])
-    without = socket.create_connection(address, 20)
+    without = socket.create_connection(address, wire.PATIENCE)
     without.sendall(wire.connect("without"))
     for connection in (without, stalled):
         with connection, contextlib.suppress(ConnectionResetError):
@@ -342,8 +342,8 @@ def test_max_connections_behind_a_header(start_broker: StartBroker) -> None:
     client = Wire(address)
     client.send(V1)
     client.connect("first")
-    waiting = socket.create_connection(address, 20)
-    refused = socket.create_connection(address, 20)
+    waiting = socket.create_connection(address, wire.PATIENCE)
+    refused = socket.create_connection(address, wire.PATIENCE)
     assert refused.recv(1) == b""
     broker.log.wait_for(r"refused a connection from 127\.0\.0\.1:\d+: too many connections")
     waiting.close()
