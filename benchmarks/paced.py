@@ -16,8 +16,8 @@ from benchmarks.flow import Load, topics
 from benchmarks.links import VIEW, Entry, Link, enter
 from benchmarks.programs import Usage
 
-#: Seconds to wait for what is under way at the end.
-PATIENCE = 2.0
+#: Seconds to wait for the first message, and for what is under way at the end.
+PATIENCE = 10.0
 
 
 class _Receiver:
@@ -93,18 +93,23 @@ def run(load: Load, rate: float) -> dict[str, Any]:
                 done += 1
             turn(0.001)
 
+    def received() -> int:
+        return sum(receiver.received for receiver in receivers.values())
+
     go_on(load.warm)
     for receiver in receivers.values():
         receiver.delays.clear()
-    before, began = sum(receiver.received for receiver in receivers.values()), time.monotonic()
+    before, began = received(), time.monotonic()
     usage.begin()
     go_on(load.seconds)
+    while received() == before and time.monotonic() < began + load.seconds + PATIENCE:
+        go_on(0.05)
     took = time.monotonic() - began
     used = usage.end()
-    messages = sum(receiver.received for receiver in receivers.values()) - before
+    messages = received() - before
     delays = sorted(delay for receiver in receivers.values() for delay in receiver.delays)
     end = time.monotonic() + PATIENCE
-    while (total := sum(receiver.received for receiver in receivers.values())) < offered and time.monotonic() < end:
+    while (total := received()) < offered and time.monotonic() < end:
         turn(0.02)
     poll.close()
     return {
