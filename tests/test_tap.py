@@ -148,7 +148,9 @@ class TestRunning:
 
     def start(self, processes: list[subprocess.Popen[str]], run: Path, *arguments: str) -> subprocess.Popen[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("MQTTCLUSTER_")}
-        command = [sys.executable, "-c", TWISTD, "--nodaemon", "mqttcluster", *arguments]
+        # A shell lets what it starts in the background ignore SIGINT, these tests and what they start included.
+        interruptible = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {TWISTD}"
+        command = [sys.executable, "-c", interruptible, "--nodaemon", "mqttcluster", *arguments]
         process = subprocess.Popen(
             command, cwd=run, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -195,12 +197,13 @@ class TestRunning:
         """With --admin a probe learns over HTTP that the node is ready."""
         admin, listen = "tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"
         process = self.start(processes, tmp_path, *QUIET, "--listen", listen, "--admin", admin)
-        found = None
-        while found is None:
+        said = ""
+        while "listening for MQTT" not in said:  # before that, it is not ready
             line = process.stdout.readline()
             assert line, "the process has ended"
-            found = re.search(r"listening for probes on (\S+)", line)
-        with urllib.request.urlopen(f"http://{found[1]}/readyz", timeout=60) as answer:
+            said += line
+        [where] = re.findall(r"listening for probes on (\S+)", said)
+        with urllib.request.urlopen(f"http://{where}/readyz", timeout=60) as answer:
             assert (answer.status, json.load(answer)) == (200, {"status": "ok"})
         process.terminate()
         process.communicate(timeout=60)
