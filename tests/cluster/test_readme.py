@@ -26,7 +26,8 @@ REDIS, NODES = "6379", ("18831", "18832")
 def commands() -> list[str]:
     """What the section tells to type."""
     section = README.read_text().split("## Run a cluster on this machine\n")[1].split("\n## ")[0]
-    return re.findall(r"```sh\n(.*?)\n```", section, re.DOTALL)
+    [end] = re.findall(r"`([^`\n]+)` ends the nodes", section)
+    return [*re.findall(r"```sh\n(.*?)\n```", section, re.DOTALL), end]
 
 
 def taken(port: str) -> bool:
@@ -60,7 +61,7 @@ def test_the_commands(tmp_path: Path) -> None:
     """Redis, two nodes, and a message from one to the other: what the README promises."""
     if shutil.which("mosquitto_sub") is None:
         pytest.skip("mosquitto's clients are not installed")
-    redis, nodes, message = commands()
+    redis, nodes, message, end = commands()
     with README.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # against another run of the tests on this machine
@@ -69,10 +70,10 @@ def test_the_commands(tmp_path: Path) -> None:
             free = False
         if not free:
             redis, nodes, message = elsewhere([redis, nodes, message])
-        _follow(tmp_path, redis, nodes, message)
+        _follow(tmp_path, redis, nodes, message, end)
 
 
-def _follow(directory: Path, redis: str, nodes: str, message: str) -> None:
+def _follow(directory: Path, redis: str, nodes: str, message: str, end: str) -> None:
     # The README's virtual environment has an installed mqttcluster; this one has this checkout.
     twistd = directory / ".venv" / "bin" / "twistd"
     twistd.parent.mkdir(parents=True)
@@ -94,9 +95,13 @@ def _follow(directory: Path, redis: str, nodes: str, message: str) -> None:
             ["bash", "-c", message], cwd=directory, env=env, capture_output=True, text=True, check=True, timeout=60
         )
         assert heard.stdout == "sensors/kitchen 21.5\n"
+        subprocess.run(["bash", "-c", end], cwd=directory, env=env, check=True, timeout=60)
+        for pid in pids:
+            until(lambda pid=pid: gone(pid))  # type: ignore[misc]
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGTERM)
+            if not gone(pid):
+                os.kill(pid, signal.SIGTERM)
         for pid in pids:
             until(lambda pid=pid: gone(pid))  # type: ignore[misc]
         server.terminate()

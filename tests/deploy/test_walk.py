@@ -40,6 +40,13 @@ def blocks() -> dict[str, list[str]]:
     return found
 
 
+def the_end() -> str:
+    """What the section tells to type at last."""
+    section = (DOCS / "operations.md").read_text().split(TITLE)[1].split("\n## ")[0]
+    [command] = re.findall(r"`([^`\n]+)` ends the nodes that are left", section)
+    return str(command)
+
+
 class Walk:
     """A directory in which the walk is done. Ports move when one of them is taken."""
 
@@ -135,6 +142,9 @@ def test_the_walk(tmp_path: Path) -> None:
             walk.run(again)
             chromium.until(lambda: chromium.title() == "sensors/kitchen 22.0")
             assert [name for name in NODES if "client page connected" in walk.log(name)] != [first]
+            pids = [walk.pid(name) for name in NODES if name != first]
+            walk.run(the_end())
+            until(lambda: all(gone(pid) for pid in pids))
         finally:
             left = [walk.pid(name) for name in NODES if (tmp_path / f"{name}.pid").exists()]
             for pid in left:
