@@ -111,8 +111,9 @@ class Sessions:
         will = await self._admission.admit(client, connect)
         if client.ended:
             return None
-        client_id, terms, now = client.client_id, client.terms, client.broker.clock.seconds()
+        client_id, terms = client.client_id, client.terms
         self._take_over(client_id)
+        now = client.broker.clock.seconds()  # not before the older's end, or its will seems to be waiting still
         self._opening[client_id] = client
         if client_id in self._untold:  # before this open, or a will that DISCONNECT discarded comes to life
             self._tell(self._untold.pop(client_id))

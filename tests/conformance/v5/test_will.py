@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from unittest.mock import ANY
 
 import pytest
 
-from mqttcluster.mqtt.packets import Disconnect
+from mqttcluster.mqtt.packets import Connack, Disconnect
 from mqttcluster.mqtt.reasons import Reason
 from tests.broker.playbook import World
 from tests.conformance.v5.stage import (
@@ -198,6 +200,24 @@ def test_a_takeover(world: World, clean: bool, expiry: int, delay: int) -> None:
     assert payloads(watcher) == ([] if goes_on and delay else [b"older"])
     world.advance(1000)
     assert watcher.packets() == []
+
+
+@pytest.mark.rule5("N5-38", "MQTT-3.1.2-8")
+@pytest.mark.parametrize("delay", [0, 10])
+def test_a_takeover_takes_time(world: World, delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A microsecond lies between the end of the older connection and the newer one's turn, and the store answers late:
+    a will without a delay is not taken for one that still waits."""
+    watcher = bystander(world)
+    connect(world, "mortal", session_expiry_interval=60, will=will(b"older", will_delay_interval=delay))
+    ticks = itertools.count(1)
+    monkeypatch.setattr(world.clock, "seconds", lambda: world.clock.rightNow + next(ticks) * 1e-6)
+    world.hold()
+    newer = world.peer(5)
+    newer.send(call("mortal", clean_start=False, session_expiry_interval=60))
+    world.release()
+    assert newer.packets() == [Connack(True, properties=ANY)]
+    world.advance(2)
+    assert payloads(watcher) == ([] if delay else [b"older"])
 
 
 @pytest.mark.rule5("N5-39", "MQTT-3.1.2-7", "MQTT-3.1.2-8")
