@@ -43,6 +43,10 @@ class Alone:
         """Whether this node may act on its routes and acknowledge."""
         return True
 
+    async def will_act(self) -> bool:
+        """The same, but a node that is about to have its lease back waits for it. False: the store is away."""
+        return True
+
     def congested(self) -> bool:
         """Whether other nodes do not take what they are sent: QoS 1 and 2 publishes are to wait."""
         return False

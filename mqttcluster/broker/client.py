@@ -253,13 +253,21 @@ class Client(Intake):
         self._check_drained()
         self._forget_deadline()
         if self._lost is None:
-            if reason is not None:
-                self._say_goodbye(reason, why)
             self._deadline = broker.deadlines.at(broker.clock.seconds() + broker.settings.connect_timeout, self)
-            self.sender.close()
+            if grace and closing is not None:  # once it hears of it the client may be elsewhere before the store knows
+                closing.addCallback(lambda _: self._leave(why, reason))
+            else:
+                self._leave(why, reason)
         else:
             self._forget()
         return closing
+
+    def _leave(self, why: str, reason: Reason | None) -> None:
+        """Close the connection, if it is still there."""
+        if self._lost is None:
+            if reason is not None:
+                self._say_goodbye(reason, why)
+            self.sender.close()
 
     def _say_goodbye(self, reason: Reason, why: str) -> None:
         """The last packet: whatever else is to be sent has been collected before it [MQTT-3.14.4-1] of 5.0."""

@@ -85,6 +85,8 @@ class Cluster(Alone):
         self.retained = RetainedSync(store, broker.retained)
         self.takeover = Takeover(backplane, broker.clock)
         self._fenced = True
+        #: Those who wait until this node may act, or it is known that the store is away.
+        self._coming: list[Deferred[None]] = []
         self._fence_loop = LoopingCall(self._look_at_fence)
         self._fence_loop.clock = broker.clock
         self._compare_loop = LoopingCall(self.retained.compare)
@@ -116,6 +118,17 @@ class Cluster(Alone):
         self._wake_clients_later()
         return False
 
+    async def will_act(self) -> bool:
+        """The same, but a node that is about to have its lease back waits for it: it has only been asleep. False: the
+        store is away [G8]."""
+        while not self.may_act():
+            if self.away():
+                return False
+            coming: Deferred[None] = Deferred()
+            self._coming.append(coming)
+            await coming
+        return True
+
     def congested(self) -> bool:
         """Whether other nodes do not take what they are sent: QoS 1 and 2 publishes are to wait [G9]."""
         if not self._backplane.congested():
@@ -132,7 +145,12 @@ class Cluster(Alone):
             self._fence_loop.start(FENCE_INTERVAL, now=False)
 
     def _look_at_fence(self) -> None:
-        if not self._fenced and self._backplane.valid() and not self._backplane.congested():
+        live = not self._fenced and self._backplane.valid()
+        if live or self.away():
+            coming, self._coming = self._coming, []
+            for waiting in coming:
+                waiting.callback(None)
+        if live and not self._backplane.congested():
             self._fence_loop.stop()
             for client in [*self._broker.unfinished, *self._broker.clients]:
                 client.wake()

@@ -106,8 +106,10 @@ class Sessions:
 
         Raises `MQTTError` with the reason for CONNACK.
         """
-        if not self._cluster.may_act():
+        if not await self._cluster.will_act():
             raise MQTTError(Reason.SERVER_UNAVAILABLE, "the store that the cluster shares does not answer")
+        if client.ended:
+            return None
         will = await self._admission.admit(client, connect)
         if client.ended:
             return None

@@ -156,10 +156,14 @@ class Subscribing:
             if before is not None and not outlet.closed:
                 self._cluster.changed(outlet.subscriber, topic_filter, before)
             reasons.append(Reason.NO_SUBSCRIPTION_EXISTED if before is None else Reason.SUCCESS)
-        # nobody has to have heard of it before UNSUBACK: what still comes is not delivered
-        self._announce(client, _change(outlet, {}, present))
+        change = _change(outlet, {}, present)
+        announced = self._announce(client, change)
         if outlet.session.feed and not outlet.closed:
             outlet.feed.unsubscribed()
+        if present and (change.durable or change.remove):
+            # Who has not heard of it may still put messages into the queue [MQTT-3.10.4-2]. What comes by channel or
+            # link is looked at here.
+            await announced
         return reasons
 
     def _check_available(self, client: Client, packet: Subscribe) -> None:

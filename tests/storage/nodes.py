@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from mqttcluster.core.message import Message
 from mqttcluster.storage.redis_backplane import RedisBackplane
 from mqttcluster.storage.redis_members import Timing
+from mqttcluster.storage.redis_readers import StreamReader
 from mqttcluster.storage.shared import (
     BackplaneEvents,
     Envelope,
@@ -114,6 +115,11 @@ class Side(Clock):
         held, self._held = self._held, []
         for call, args in held:
             call(*args)
+
+
+def reads(call: Callable[..., object]) -> bool:
+    """For `Side.hold`: what a node's reader of routes and link hands over."""
+    return isinstance(getattr(call, "__self__", None), StreamReader)
 
 
 class Recorder(BackplaneEvents):

@@ -25,7 +25,7 @@ from mqttcluster.storage.redis_scripts import script
 from mqttcluster.storage.redis_wire import Wire
 from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
 from tests.cluster.redis_server import RedisServer
-from tests.storage.nodes import FAST, PATIENCE, Cluster, Node, Side, World, forward
+from tests.storage.nodes import FAST, PATIENCE, Cluster, Node, Side, World, forward, reads
 from tests.storage.redis_nodes import CuttingProxy
 
 #: For tests in which nobody is to be found dead, however slow the machine.
@@ -58,12 +58,6 @@ def fired(deferred: Deferred[Any]) -> Callable[[], bool]:
 
 def numbers(node: Node, sender: str | None = None) -> list[int]:
     return [int(payload.rstrip(b".")) for payload in node.events.payloads(sender)]
-
-
-def reads(call: Callable[..., object]) -> bool:
-    """What a node's reader of routes and link hands over."""
-    owner = getattr(call, "__self__", None)
-    return type(owner).__name__ == "StreamReader"
 
 
 def beats(world: World, client: Any, node: Node, number: int = 3) -> None:

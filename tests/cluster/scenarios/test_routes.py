@@ -13,6 +13,7 @@ from mqttcluster.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec,
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.storage.shared import Envelope, RetainedHint
 from tests.cluster.scenarios.stage import PATIENT, Stage
+from tests.storage.nodes import reads
 
 
 def test_subscribe_while_another_node_joins(stage: Stage) -> None:
@@ -140,3 +141,22 @@ def test_subscribe_when_word_of_a_retained_message_was_lost(stage: Stage, topic_
         assert len(retained) == len(wanted)
         assert {message.topic: message.payload for message in retained} == wanted
         reader.unsubscribe(name)
+
+
+@pytest.mark.parametrize("topic_filter", ["t", "$share/g/t"])
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
+def test_unsubscribe_while_another_node_does_not_hear_of_it(stage: Stage, clean: bool, topic_filter: str) -> None:
+    """After UNSUBACK nothing that is published later comes, from no node [MQTT-3.10.4-2]. Where it would, for it goes
+    into a queue that all nodes write to, UNSUBACK waits until the node that reads no routes may not act any more."""
+    a, b = stage.start("a", "b", timing=PATIENT)
+    reader = b.connect("reader", clean=clean).subscribe("end").subscribe(topic_filter)
+    writer = a.connect("writer")
+    a.reactor.hold = reads
+    reader.unsubscribe(topic_filter)
+    if not clean or topic_filter != "t":
+        assert not a.lanes.valid()
+        a.resume()
+    writer.publish("t", b"no")
+    a.resume()
+    writer.publish("end", b"end")
+    assert reader.take_until(b"end") == []

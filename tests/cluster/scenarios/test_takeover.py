@@ -86,3 +86,15 @@ def test_old_owner_is_stopped_and_wakes(stage: Stage, moment: str) -> None:
     assert again.take() == Publish("t", b"1", 1, dup=True, packet_id=1)
     stage.end("t")
     assert again.take_rest() == []
+
+
+def test_a_client_that_connects_to_a_node_that_was_asleep(stage: Stage) -> None:
+    """The node's lease has run out while it slept; Redis is there, so it is live again in a moment, and so long CONNECT
+    waits."""
+    [a] = stage.start("a", timing=PATIENT)
+    a.stop()
+    stage.until(lambda: stage.lease_is_over(a))
+    peer = a.peer()
+    peer.send(Connect("early", 4, clean_start=False))
+    a.resume()
+    peer.expect(Connack(False))

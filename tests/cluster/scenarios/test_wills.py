@@ -191,3 +191,27 @@ def test_will_falls_due_as_its_client_comes_back(stage: Stage, first: str, clean
     else:
         assert came == ([b"gone"] if first == "the will" else [])
     assert back.silent()
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_client_that_is_sent_away_comes_at_once(stage: Stage, version: int) -> None:
+    """A node that stops lets go of a client when Redis knows that: as soon as the client hears of it, it may connect
+    elsewhere, and has no will published."""
+    a, b = stage.start("a", "b")
+    watcher = b.connect("watcher").subscribe("will")
+    mortal = a.connect("mortal", will=Will("will", b"gone", 1), version=version)
+    closing = a.store.keep_request("close")
+    stopping = a.broker.stop()
+    stage.until(lambda: closing.reached)
+    assert watcher.silent()
+    assert not mortal.closed
+    assert mortal.goodbye is None
+    closing.open()
+    mortal.until_closed()
+    assert (mortal.goodbye is not None) == (version == 5)
+    b.connect("mortal", version=version)
+    stage.world.wait(stopping)
+    stage.nodes.remove(a)
+    nothing_is_due(stage)
+    stage.end("will")
+    assert watcher.take_rest() == []
