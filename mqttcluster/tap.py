@@ -32,7 +32,7 @@ from mqttcluster.broker.settings import Settings
 from mqttcluster.config import OPTIONS, Config
 from mqttcluster.listeners import Listener
 from mqttcluster.loading import Loaded, Problem, load, suggest
-from mqttcluster.net.admin import AdminSite
+from mqttcluster.net.admin import MAX_CONNECTIONS, AdminSite
 from mqttcluster.net.certificates import renew_all
 from mqttcluster.net.gather import Gather
 from mqttcluster.net.proxy import ProxyFactory
@@ -211,7 +211,7 @@ class _Node:
             return factory
         if listener.inside is not None:
             factory = TLSMemoryBIOFactory(listener.inside, False, factory)
-        room = (lambda: self._max_connections) if listener.option == "admin" else self._room
+        room = (lambda: MAX_CONNECTIONS) if listener.option == "admin" else self._room
         return ProxyFactory(factory, self._config.connect_timeout, room, self._reactor)
 
     def _room(self) -> int:

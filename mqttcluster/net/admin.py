@@ -6,17 +6,28 @@
 
 Answers to probes are JSON: ``{"status": "ok"}`` or ``{"status": "unavailable", "reasons": ["..."]}``.
 `AdminSite.add` puts more under other paths.
+
+Nobody is asked who they are here, so nobody can make this node keep much: bodies of requests are not kept, and of many
+connections the oldest make room for the new ones. A probe is one of the new ones.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any, cast
 
-from twisted.web.http import NOT_FOUND, OK, SERVICE_UNAVAILABLE, Request
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import NOT_FOUND, OK, SERVICE_UNAVAILABLE, HTTPChannel, Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Site
+
+#: Connections at the same time. They are among the files that `mqttcluster.tap` keeps free of clients.
+MAX_CONNECTIONS = 32
 
 #: Takes what the client accepts, answers the content type and the text.
 Exposition = Callable[[str], tuple[str, bytes]]
@@ -71,13 +82,49 @@ def _write(request: IRequest, code: int, body: dict[str, object]) -> bytes:
     return json.dumps(body).encode() + b"\n"
 
 
-class AdminSite(Site):
+class _Nowhere(BytesIO):
+    """Takes the body of a request and keeps nothing of it."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+class _Request(server.Request):
+    """One without a body: Twisted would put a large one into a file."""
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = _Nowhere()
+
+
+class _Channel(HTTPChannel):
+    """One connection. `channels` has all of them, the oldest first."""
+
+    def __init__(self, channels: dict[_Channel, None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._channels = channels
+
+    def connectionMade(self) -> None:
+        super().connectionMade()  # type: ignore[no-untyped-call]
+        self._channels[self] = None
+        if len(self._channels) > MAX_CONNECTIONS:
+            oldest = next(iter(self._channels))
+            del self._channels[oldest]
+            cast(ITCPTransport, oldest.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._channels.pop(self, None)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+
+class AdminSite(server.Site):
     """The site's factory. `not_ready` answers why this node wants no new clients, nothing if it does; `exposition` is
     what `/metrics` answers."""
 
     def __init__(self, not_ready: Callable[[], Sequence[str]], exposition: Exposition) -> None:
         self._root = _Root()  # type: ignore[no-untyped-call]
-        super().__init__(self._root)  # type: ignore[no-untyped-call]
+        super().__init__(self._root, requestFactory=_Request)  # type: ignore[no-untyped-call]
+        channels: dict[_Channel, None] = {}
+        self.protocol = lambda: _Channel(channels)  # type: ignore[assignment,return-value]
         self.noisy = False
         self.displayTracebacks = False
         self.add("healthz", _Answer(lambda: ()))
@@ -87,6 +134,10 @@ class AdminSite(Site):
     def add(self, path: str, resource: IResource) -> None:
         """Put `resource` under a path of one word."""
         self._root.putChild(path.encode(), resource)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS offers: no HTTP/2, whose requests would come by another way than `_Channel`."""
+        return [b"http/1.1"]
 
     def log(self, request: Request) -> None:
         """Probes come every few seconds; the log is not for them."""
