@@ -125,6 +125,7 @@ def makeService(options: Options) -> IService:
     access = Access.read(loaded)
     doors = listeners.build(loaded, reactor, base)
     _check_store(loaded)
+    _check_twistd(loaded, twistd, base)
     if twistd.get("syslog") and config.log_format == "json":
         loaded.complain("log-format", "twistd's --syslog takes text only; leave one of them out")
     if loaded.problems:
@@ -269,6 +270,33 @@ def _check_store(loaded: Loaded) -> None:
         loaded.complain("store", f"nothing can be created in {directory}; change its permissions, or the path")
     elif os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
         loaded.complain("store", f"{path} cannot be written; change its permissions, or the path")
+
+
+def _check_twistd(loaded: Loaded, twistd: Mapping[str, Any], base: str) -> None:
+    """What twistd itself would say with a traceback: where it runs, and the files that it writes."""
+    if twistd.get("chroot"):  # these paths are looked for in there, later
+        return
+    if not os.path.isdir(base) or not os.access(base, os.X_OK):
+        _twistd_problem(loaded, "rundir", f"{base} is no directory that this user may enter")
+    log_file, pid_file = twistd.get("logfile"), twistd.get("pidfile")
+    if not log_file and not twistd.get("nodaemon") and not twistd.get("syslog"):
+        log_file = "twistd.log"
+    if log_file and log_file != "-":
+        _check_written(loaded, "logfile", os.path.abspath(log_file))
+    if pid_file:
+        _check_written(loaded, "pidfile", os.path.join(base, pid_file))
+
+
+def _check_written(loaded: Loaded, option: str, path: str) -> None:
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        _twistd_problem(loaded, option, f"the directory {directory} is not there")
+    elif os.path.isdir(path) or not os.access(path if os.path.exists(path) else directory, os.W_OK):
+        _twistd_problem(loaded, option, f"{path} cannot be written")
+
+
+def _twistd_problem(loaded: Loaded, option: str, text: str) -> None:
+    loaded.problems.append(Problem(f"--{option} (twistd)", f"{text}; correct that, or choose another path"))
 
 
 def _allow_files(connections: int) -> int:

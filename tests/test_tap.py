@@ -97,6 +97,19 @@ class TestRefusing:
         (line,) = refused(result, tmp_path)
         assert f"--listen (command line), tcp:{port}:interface=127.0.0.1: cannot listen (Address already" in line
 
+    @pytest.mark.parametrize(
+        ("option", "place"),
+        [(name, "missing/it") for name in ("--logfile", "--pidfile", "--rundir")]
+        + [("--logfile", "there"), ("--rundir", "there")],
+    )
+    def test_what_twistd_cannot_write(self, tmp_path: Path, option: str, place: str) -> None:
+        """Its own files and directory: a line each, as for everything else, and no traceback."""
+        (tmp_path / "there").write_text("") if option == "--rundir" else (tmp_path / "there").mkdir()
+        result = run_twistd(tmp_path, *QUIET, twistd=("--nodaemon", f"{option}={tmp_path / place}"))
+        (line,) = refused(result, tmp_path)
+        assert line.startswith(f"mqttcluster: {option} (twistd): ")
+        assert str(tmp_path) in line
+
     def test_store_that_is_no_store(self, tmp_path: Path) -> None:
         """A file that belongs to something else is left as it is."""
         (tmp_path / "notes.txt").write_bytes(b"not a database, and long enough to be looked at closely\n" * 100)
