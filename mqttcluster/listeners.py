@@ -258,6 +258,8 @@ def _endpoint(parts: _Parts, config: Config, reactor: Any) -> Any:
 
 def _plain_endpoint(parts: _Parts, config: Config, reactor: Any) -> Any:
     try:
+        if parts.kind == "ssl":
+            _check_key(parts.values["privateKey"])
         endpoint: Any = serverFromString(reactor, parts.text())
         if parts.kind == "ssl":
             # The endpoint has no public way to its own context, and Twisted's syntax none to ask for certificates.
@@ -274,8 +276,17 @@ def _plain_endpoint(parts: _Parts, config: Config, reactor: Any) -> Any:
         ) from None
     except Exception as error:
         # Endpoint parsers are plugins, and raise what they please.
-        raise ValueError(f"{_said(error)}; see the endpoint strings in docs/configuration.md") from None
+        said, cure = _said(error), "see the endpoint strings in docs/configuration.md"
+        if "keys do not match" in said:
+            cure = "give the certificate that was made for this key"
+        raise ValueError(f"{said}; {cure}") from None
     return endpoint
+
+
+def _check_key(path: str) -> None:
+    """For a key with a passphrase OpenSSL would ask on the terminal, and on SIGHUP everybody would wait for that."""
+    with open(path, "rb") as stream:
+        crypto.load_privatekey(crypto.FILETYPE_PEM, stream.read(), passphrase=b"none is asked for")
 
 
 def _outside(parts: _Parts, reactor: Any) -> Any:
@@ -285,7 +296,7 @@ def _outside(parts: _Parts, reactor: Any) -> Any:
 
 
 def _said(error: Exception) -> str:
-    text = str(error).replace("\n", " ")
+    text = str(error).replace("\n", " ").rstrip(".")
     if isinstance(error, TypeError):
         text = re.sub(r"^\S*\(\) ", "", text)
     if isinstance(error, (KeyError, IndexError)):

@@ -159,6 +159,7 @@ class _Node:
         who, what = access.authenticator(metrics, reactor), access.authorizer(metrics, reactor)
         self._broker = Broker(store, settings, reactor, who, what, backplane, metrics, access.methods)
         self._access = access
+        self._doors = doors
         self._certificates = [door.certificate for door in doors if door.certificate is not None]
         if isinstance(store, IObserved):
             store.observe(metrics.store_batch)
@@ -176,6 +177,7 @@ class _Node:
             self._gather = Gather(self._reactor, self._broker.output)
         self._lag.start()
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        self._look_at_certificates()
         return self._broker.start()
 
     def listening(self, listener: Listener, port: Any) -> None:
@@ -195,9 +197,21 @@ class _Node:
         self._access.reload(metrics)
         if self._certificates:
             attempt(metrics, "certificates", lambda: renew_all(self._certificates))
+            self._look_at_certificates()
         Deferred.fromCoroutine(self._broker.rules_changed()).addErrback(
             lambda failure: log.failure("the new rules are not in force everywhere", failure)
         )
+
+    def _look_at_certificates(self) -> None:
+        """The clients only say that they do not like a certificate, if they say anything."""
+        for door in self._doors:
+            trouble = door.certificate.trouble(self._reactor.seconds()) if door.certificate is not None else ""
+            if trouble:
+                log.warn(
+                    "{where}: {trouble}; clients refuse it. Put another in its place, then send SIGHUP",
+                    where=door.where,
+                    trouble=trouble,
+                )
 
     def _certificates_end(self) -> float | None:
         return min((certificate.ends for certificate in self._certificates), default=None)

@@ -261,6 +261,24 @@ class TestCertificates:
                 client.send(sent)
                 assert client.packet() == answer
 
+    def test_one_that_has_ended(self, secured: Callable[..., Node], tmp_path: Path, certificates: Certificates) -> None:
+        """The log says so at the start, for clients only go away; and no more once there is another."""
+        (tmp_path / "old").mkdir()
+        old = authority.make(tmp_path / "old", days=-1)
+        ended = r"--listen \(command line\), ssl:.*: the certificate has ended at "
+        (tmp_path / "key.pem").write_bytes(old.server_key.read_bytes())
+        (tmp_path / "cert.pem").write_bytes(old.server.read_bytes())
+        started = secured()
+        started.log.wait_for(ended)
+        started.port("WebSocket over TLS")
+        seen = len(started.log.lines)
+        for name, path in (("key.pem", certificates.server_key), ("cert.pem", certificates.server)):
+            (tmp_path / name).write_bytes(path.read_bytes())
+        hang_up(started)
+        with self.wire(started, certificates) as client:
+            client.connect("c")
+        assert not [line for line in started.log.since(seen) if "has ended" in line]
+
     def test_hangup(self, secured: Callable[..., Node], tmp_path: Path, certificates: Certificates) -> None:
         """New certificates and authorities are shown and asked for from then on; who is connected stays; a key that
         does not fit leaves the old pair in force."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.testing import MemoryReactorClock
 
@@ -91,7 +92,7 @@ class TestListeners:
             ("tcp:1:interface=127.0.0.1:colour=red", "unexpected keyword argument 'colour'"),
             ("systemd:domain=UNIX:index=7", "no such socket"),
             ("ssl:1:interface=127.0.0.1:privateKey=/etc/hostname", "the key and the certificate cannot be used"),
-            ("ssl:1:interface=127.0.0.1:privateKey={server_key}:certKey={client}", "do not match"),
+            ("ssl:1:interface=127.0.0.1:privateKey={server_key}:certKey={client}", "do not match; give the"),
             ("ssl:1:interface=127.0.0.1:privateKey={server_key}:certKey=/x", "cannot read certKey /x: No such file"),
             ("tls:/no/directory", "/no/directory is no directory"),
         ],
@@ -102,6 +103,25 @@ class TestListeners:
         built, problems = self.build(listen=[description], allow_anonymous=["true"])
         assert problem in problems
         assert built == []
+
+    def test_a_key_with_a_passphrase(
+        self, certificates: Certificates, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is refused. Nobody is asked for the passphrase: a node that is told to read it anew has no one to ask."""
+        key = serialization.load_pem_private_key(certificates.server_key.read_bytes(), None)
+        sealed = tmp_path / "sealed.pem"
+        sealed.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"secret"),
+            )
+        )
+        description = f"ssl:1:interface=127.0.0.1:privateKey={sealed}:certKey={certificates.server}"
+        built, problems = self.build(listen=[description])
+        assert built == []
+        assert "without a passphrase" in problems
+        assert "pass" not in capfd.readouterr().err
 
     def test_behind_a_balancer(self, certificates: Certificates) -> None:
         """haproxy: asks for a header, and in front of TLS: what listens takes plain bytes first."""

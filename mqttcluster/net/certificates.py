@@ -31,8 +31,22 @@ class Renewable:
     @property
     def ends(self) -> float:
         """When the certificate ends, seconds since 1970."""
+        return self._shown.not_valid_after_utc.timestamp()
+
+    def trouble(self, now: float) -> str:
+        """Why clients are going to refuse the certificate at `now`, seconds since 1970; '' if its time is right."""
+        shown = self._shown
+        if now > self.ends:
+            return f"the certificate has ended at {shown.not_valid_after_utc}"
+        if now < shown.not_valid_before_utc.timestamp():
+            return f"the certificate begins at {shown.not_valid_before_utc}, or the clock of this machine is behind"
+        return ""
+
+    @property
+    def _shown(self) -> x509.Certificate:
         certificate: Any = self.options.certificate
-        return float(certificate.to_cryptography().not_valid_after_utc.timestamp())
+        shown: x509.Certificate = certificate.to_cryptography()
+        return shown
 
 
 def renew_all(certificates: Sequence[Renewable]) -> None:

@@ -8,10 +8,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from OpenSSL.crypto import X509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL.crypto import X509, PKey
 from twisted.internet.ssl import CertificateOptions
 
 from mqttcluster.net.certificates import Renewable, client_name, renew_all
+from tests.support.certificates import Certificates
 
 DNS, MAIL, URI = (
     x509.DNSName("dev.example.org"),
@@ -90,3 +92,14 @@ def test_all_are_renewed_or_none() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         renew_all([good, bad])
     assert (good.options, bad.options) == before
+
+
+def test_a_certificate_whose_time_is_not_now(certificates: Certificates) -> None:
+    """The operator is told what clients will not say."""
+    certificate = x509.load_pem_x509_certificate(certificates.server.read_bytes())
+    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    key = PKey.from_cryptography_key(load_pem_private_key(certificates.server_key.read_bytes(), None))
+    shown = Renewable(lambda: CertificateOptions(certificate=X509.from_cryptography(certificate), privateKey=key))
+    assert (shown.ends, shown.trouble(begins), shown.trouble(ends)) == (ends, "", "")
+    assert "has ended at" in shown.trouble(ends + 1)
+    assert "begins at" in shown.trouble(begins - 1)

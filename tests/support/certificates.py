@@ -30,7 +30,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, ca: bool) -> x509.CertificateBuilder:
+def _builder(
+    subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, ca: bool, days: int = 7
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.timezone.utc)
     return (
         x509.CertificateBuilder()
@@ -38,14 +40,14 @@ def _builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, ca: boo
         .issuer_name(_name(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _DAY)
-        .not_valid_after(now + 7 * _DAY)
+        .not_valid_before(now - 10 * _DAY)
+        .not_valid_after(now + days * _DAY)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
 
 
-def make(directory: Path) -> Certificates:
-    """Write a fresh set into `directory`."""
+def make(directory: Path, days: int = 7) -> Certificates:
+    """Write a fresh set into `directory`. That of the server ends in so many days."""
 
     def write(name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> tuple[Path, Path]:
         key_path, path = directory / f"{name}.key", directory / f"{name}.pem"
@@ -62,7 +64,7 @@ def make(directory: Path) -> Certificates:
     hash_ = hashes.SHA256()
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     root = _builder("test authority", "test authority", authority, ca=True).add_extension(usage, critical=True)
-    leaf = _builder("localhost", "test authority", server, ca=False).add_extension(names, critical=False)
+    leaf = _builder("localhost", "test authority", server, ca=False, days=days).add_extension(names, critical=False)
     user = _builder("test client", "test authority", client, ca=False)
     root_path, _ = write("authority", authority, root.sign(authority, hash_))
     return Certificates(
