@@ -270,7 +270,7 @@ class TestCertificates:
         (tmp_path / "cert.pem").write_bytes(old.server.read_bytes())
         started = secured()
         started.log.wait_for(ended)
-        started.port("WebSocket over TLS")
+        started.log.wait_for("listening for WebSocket over TLS")
         seen = len(started.log.lines)
         for name, path in (("key.pem", certificates.server_key), ("cert.pem", certificates.server)):
             (tmp_path / name).write_bytes(path.read_bytes())

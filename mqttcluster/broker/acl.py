@@ -21,9 +21,11 @@ A client chooses its own client id, so ``client`` and ``%c`` protect nothing by 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from heapq import merge
+from operator import itemgetter
 
 from mqttcluster.broker.auth import Identity
 from mqttcluster.broker.lines import read_lines
@@ -140,12 +142,32 @@ def overlaps(one: Sequence[str], other: Sequence[str]) -> bool:
     return len(one) == len(other) or (abs(len(one) - len(other)) == 1 and longer[-1] == "#")
 
 
+class _Ordered:
+    """Rules in the order of the file. A file may have one for each of many users: those of others are not looked at."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._for_all: list[tuple[int, Rule]] = []
+        self._named: dict[tuple[str, str | None], list[tuple[int, Rule]]] = {}
+        for place, rule in enumerate(rules):
+            if rule.subject in ("user", "client"):
+                self._named.setdefault((rule.subject, rule.name), []).append((place, rule))
+            else:
+                self._for_all.append((place, rule))
+
+    def about(self, client: Identity) -> Iterator[Rule]:
+        """Those that may concern the client, the first one first."""
+        user = self._named.get(("user", client.username), ())
+        device = self._named.get(("client", client.client_id), ())
+        for _, rule in merge(self._for_all, user, device, key=itemgetter(0)) if user or device else self._for_all:
+            yield rule
+
+
 class AclFile:
     """What rules say. `groups` are user names by the name of their group."""
 
     def __init__(self, rules: Sequence[Rule], groups: Mapping[str, AbstractSet[str]] | None = None) -> None:
-        self._publish = [rule for rule in rules if rule.publish]
-        self._subscribe = [rule for rule in rules if rule.subscribe]
+        self._publish = _Ordered(rule for rule in rules if rule.publish)
+        self._subscribe = _Ordered(rule for rule in rules if rule.subscribe)
         self._administrators = (groups or {}).get(ADMINISTRATORS, frozenset())
         #: Whether any of it depends on user names, which mean nothing unless somebody checks them.
         self.needs_users = bool(groups) or any(rule.needs_user for rule in rules)
@@ -163,8 +185,8 @@ class AclFile:
             levels = levels[2:]
         return self._first(self._subscribe, client, levels, True)
 
-    def _first(self, rules: Iterable[Rule], client: Identity, levels: Sequence[str], subscribe: bool) -> bool | None:
-        for rule in rules:
+    def _first(self, rules: _Ordered, client: Identity, levels: Sequence[str], subscribe: bool) -> bool | None:
+        for rule in rules.about(client):
             if rule.concerns(client):
                 pattern = rule.levels_for(client)
                 speaks = overlaps if subscribe and not rule.allow else covers

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqttcluster.broker.acl import AclFile, AclFileError, covers, overlaps, read_acl, read_rule
+from mqttcluster.broker.acl import AclFile, AclFileError, Rule, covers, overlaps, read_acl, read_rule
 from mqttcluster.broker.auth import AllowAll, Identity
 from mqttcluster.mqtt.topics import matches
 
@@ -34,6 +34,42 @@ def test_the_first_rule_that_applies_decides() -> None:
     assert not acl(*rules).may_publish(ALICE, "a/b")
     assert acl(*rules).may_publish(NOBODY, "a/b")
     assert acl(*reversed(rules)).may_publish(ALICE, "a/b")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["allow", "deny"]),
+            st.sampled_from(["everyone", "users", "anonymous", "user alice", "user bob", "client sensor-1"]),
+            st.sampled_from(["a", "a/#", "b"]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from([ALICE, NOBODY, Identity("x", "bob"), Identity("sensor-1", None)]),
+    st.sampled_from(["a", "b"]),
+)
+def test_the_order_of_the_file_holds(rules: list[tuple[str, str, str]], client: Identity, topic: str) -> None:
+    """Whomever rules name, the first one that speaks of this client and topic decides."""
+    lines = [f"{verb} {who} to publish {filter}" for verb, who, filter in rules]
+    first = [
+        rule.allow
+        for rule in map(read_rule, lines)
+        if rule.concerns(client) and covers(rule.levels, topic.split("/"))
+    ][:1]
+    assert acl(*lines).decide(client, topic, True) == (first[0] if first else None)
+
+
+def test_rules_for_others_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may have a rule for each of many users: a publish does not wait until all of them were looked at."""
+    lines = [f"allow user u{number} to publish a" for number in range(500)]
+    lines += [f"allow client c{number} to publish a" for number in range(500)]
+    rules = acl(*lines, "allow user alice to publish a", "allow everyone to publish b")
+    looked_at: list[Rule] = []
+    concerns = Rule.concerns
+    monkeypatch.setattr(Rule, "concerns", lambda rule, client: looked_at.append(rule) or concerns(rule, client))
+    assert rules.may_publish(ALICE, "b")
+    assert not rules.may_publish(NOBODY, "a")
+    assert len(looked_at) == 3
 
 
 def test_actions_are_told_apart() -> None:
