@@ -33,6 +33,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from twisted.logger import Logger
 
 from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.outage import Outage
 from mqttcluster.storage.redis_cluster import Connection, found, server_id
 from mqttcluster.storage.redis_keys import Keys
 from mqttcluster.storage.redis_scripts import script
@@ -96,6 +97,7 @@ class Pipeline:
         self._keys: Keys | None = None
         self._stopping = Event()
         self._answering = False
+        self._outage = Outage()
 
     @property
     def answering(self) -> bool:
@@ -153,13 +155,13 @@ class Pipeline:
                 again = self._round(node, waiting)
             except (RedisError, OSError) as problem:
                 self._disconnect()
-                if self._answering:
+                if self._outage.is_news(problem):
                     log.error("Redis is away, what needs it waits: {problem}", problem=str(problem))
                 self._answering = False
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                if not self._answering:
+                if self._outage.over():
                     log.info("Redis answers")
                 self._answering = True
                 waiting = again

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mqttcluster.storage.interfaces import StoreError
+from mqttcluster.storage.outage import Outage
 from mqttcluster.storage.redis_cluster import Connection, found, server_id
 from mqttcluster.storage.redis_scripts import script
 from mqttcluster.storage.redis_wire import TROUBLE, Attempts, Command, Wire
@@ -101,7 +102,7 @@ class Writer:
         attempts = Attempts(self._stopping)
         calls: list[Call] = []
         wire: Wire | None = None
-        away = False
+        outage = Outage()
         while calls or not self._stopping.is_set():
             self._collect(calls)
             try:
@@ -113,13 +114,11 @@ class Writer:
                     wire = self._meet()
                 calls = self._make(wire, calls)
                 attempts.worked()
-                if away:
+                if outage.over():
                     log.info("Redis is back")
-                away = False
             except TROUBLE as problem:
-                if not away:
+                if outage.is_news(problem):
                     log.error("Redis is away, waiting for it: {problem}", problem=problem)
-                away = True
                 if isinstance(problem, StoreError):
                     self._reactor.callFromThread(self.refused, problem)
                 if wire is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import capturedLogs, formatEvent
 
 from mqttcluster.core.message import packet_id
 from mqttcluster.mqtt.packets import Subscription
@@ -331,6 +332,31 @@ class TestAway:
                 with pytest.raises(StoreError, match="refused"):
                     outcome(deferred, nodes.reactor)
         assert [text for _, text in payloads(node.read(name, other.epoch))] == [b"%d" % n for n in range(20)]
+
+    def test_each_reason_is_in_the_log_once(self, nodes: Nodes, redis: RedisServer) -> None:
+        """A Redis that cuts its connections and then asks for a password: the log says both, and when it is over."""
+        node = nodes.make("a")
+        opened = node.open()
+        with capturedLogs() as events:  # type: ignore[no-untyped-call]
+
+            def told(text: str) -> int:
+                return sum(text in (formatEvent(event) or "") for event in list(events))
+
+            with redis.client() as client:
+                client.config_set("requirepass", "secret")
+                try:
+                    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    asked = [node.store.publish(Publication(message("x"), [to(opened)])) for _ in range(3)]
+                    end = monotonic() + PATIENCE
+                    while not told("what needs it waits: Authentication required"):
+                        assert monotonic() < end
+                        sleep(0.01)
+                finally:
+                    client.config_set("requirepass", "")
+            for deferred in asked:
+                outcome(deferred, nodes.reactor)
+        assert told("what needs it waits: Authentication required") == 1
+        assert told("Redis answers") == 1
 
     def test_stop_ends_the_waiting(self, nodes: Nodes, redis: RedisServer) -> None:
         """A broker can be stopped while Redis is away; what was asked fails."""
