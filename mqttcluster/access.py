@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -27,6 +28,8 @@ from mqttcluster.config import Config
 from mqttcluster.loading import Loaded
 
 log = Logger(namespace="mqttcluster")
+
+T = TypeVar("T")
 
 
 class Access:
@@ -119,27 +122,44 @@ class Access:
         )
         return self._rules
 
-    def reload(self, metrics: Metrics) -> None:
-        """Read the files again, and let the objects from outside do so if they have a `reload`."""
-        config = self._config
-        if self._passwords is not None:
-            passwords = self._passwords
-            attempt(metrics, "passwords", lambda: passwords.change(read_passwords(config.passwords)))
-        if self._scram is not None:
-            scram = self._scram
-            attempt(metrics, "scram", lambda: scram.change(read_verifiers(config.scram)))
-        if self._rules is not None and self._acl is not None:
-            rules = self._rules
-            attempt(metrics, "acl", lambda: rules.change(self._read_acl()))
+    async def reload(self, metrics: Metrics) -> None:
+        """Read the files again, and let the objects from outside do so if they have a `reload`. However long a file is,
+        clients are served meanwhile; what was read is put into force in one turn."""
+        for what, put_into_force in await deferToThread(self._read_files):
+            attempt(metrics, what, put_into_force)
         for thing in (*self._authenticators, *self._authorizers, *self._methods):
             if hasattr(thing, "reload"):
                 attempt(metrics, "objects", thing.reload)
+
+    def _read_files(self) -> list[tuple[str, Callable[[], object]]]:
+        """In a thread: what is in each file, as what puts it into force, or raises what is wrong with it."""
+        config, found = self._config, []
+        if self._passwords is not None:
+            found.append(("passwords", _outcome(lambda: read_passwords(config.passwords), self._passwords.change)))
+        if self._scram is not None:
+            found.append(("scram", _outcome(lambda: read_verifiers(config.scram), self._scram.change)))
+        if self._rules is not None and self._acl is not None:
+            found.append(("acl", _outcome(self._read_acl, self._rules.change)))
+        return found
 
     def _read_acl(self) -> AclFile:
         acl = read_acl(self._config.acl)
         if acl.needs_users and not self._config.has_users:
             raise AclFileError("its rules speak of users, and there were none when this node started")
         return acl
+
+
+def _outcome(read: Callable[[], T], change: Callable[[T], object]) -> Callable[[], object]:
+    """What `change` is to be told, or the error, kept for another thread."""
+    try:
+        content = read()
+    except Exception as error:
+        return partial(_fail, error)
+    return partial(change, content)
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 def attempt(metrics: Metrics, what: str, read: Callable[[], object]) -> None:

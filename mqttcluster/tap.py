@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.usage import Options as UsageOptions
@@ -171,6 +171,7 @@ class _Node:
         )
         self._gather: Gather | None = None
         self._open = False
+        self._readings = DeferredLock()
 
     def start(self) -> Deferred[None]:
         if hasattr(select, "epoll"):
@@ -192,9 +193,14 @@ class _Node:
         return self._broker.stop()
 
     def _reload(self) -> None:
-        """SIGHUP: read passwords, rules and certificates again; no client is dropped."""
+        """SIGHUP: read passwords, rules and certificates again; no client is dropped. One reading after the other: the
+        last word is that of the last signal."""
+        reading: Deferred[None] = self._readings.run(lambda: Deferred.fromCoroutine(self._read_again()))
+        reading.addErrback(lambda failure: log.failure("not all was read again", failure))
+
+    async def _read_again(self) -> None:
         metrics = self._broker.metrics
-        self._access.reload(metrics)
+        await self._access.reload(metrics)
         if self._certificates:
             attempt(metrics, "certificates", lambda: renew_all(self._certificates))
             self._look_at_certificates()

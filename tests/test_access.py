@@ -164,6 +164,22 @@ class TestRules:
             hang_up(started)
             assert arrives(4) == ["a", "b"]
 
+    def test_a_file_that_takes_long(self, node: Callable[..., Node], tmp_path: Path) -> None:
+        """While the rules are read again the old ones hold, and everybody is served."""
+        acl = tmp_path / "acl"
+        acl.write_text("allow everyone to publish and subscribe a\n")
+        started = node(*LISTEN, "--acl", "acl")
+        with started.wire().connect("c") as client:
+            acl.unlink()
+            os.mkfifo(acl)
+            os.kill(started.pid, signal.SIGHUP)
+            with acl.open("w") as pipe:  # comes back when the node has it open, too, and waits for a line
+                client.subscribe(("a", 0))
+                client.expect_silence()
+                pipe.write("allow everyone to publish and subscribe b\n")
+            started.log.wait_for("acl read again")
+            client.subscribe(("b", 0))
+
 
 class TestCertificates:
     """TLS: whom a certificate names, and new ones."""
