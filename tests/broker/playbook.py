@@ -8,7 +8,8 @@
     assert alice.packets() == [Suback(1, [Reason.GRANTED_QOS_1])]
 
 `Peer.send` takes packets, bytes, or hex text ("C0 00"). `Peer.packets()` is what arrived since the last call,
-`Peer.bytes()` the same undecoded. `Peer.closed` tells whether the broker has closed the connection.
+`Peer.bytes()` the same undecoded. `Peer.closed` tells whether the broker has closed the connection. `numbered`,
+`payloads` and `take_all` are for tests that count messages.
 `World.hold()` makes the store keep its answers back until `World.answer()`.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -26,7 +27,17 @@ from mqttcluster.broker.broker import Broker
 from mqttcluster.broker.client import Client
 from mqttcluster.broker.settings import Settings
 from mqttcluster.mqtt.decoder import Decoder
-from mqttcluster.mqtt.packets import Connack, Connect, Packet, Pingreq, Pingresp
+from mqttcluster.mqtt.packets import (
+    Connack,
+    Connect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+)
 from mqttcluster.mqtt.writers import encode
 from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.memory import MemoryStore
@@ -168,6 +179,38 @@ class Peer:
         assert self.client is not None
         self.client.resume_writing()
         self.world.settle()
+
+
+def only_publishes(packets: Iterable[Packet]) -> list[Publish]:
+    """Those that are messages."""
+    return [packet for packet in packets if isinstance(packet, Publish)]
+
+
+def payloads_of(packets: Iterable[Packet]) -> list[bytes]:
+    """Of those that are messages."""
+    return [message.payload for message in only_publishes(packets)]
+
+
+def payloads(peer: Peer) -> list[bytes]:
+    """Of the messages that have come; other packets are dropped."""
+    return payloads_of(peer.packets())
+
+
+def numbered(count: int, qos: int, topic: str = "t", first: int = 1) -> list[Publish]:
+    """Messages whose payloads are their packet ids."""
+    return [Publish(topic, b"%d" % n, qos, packet_id=n if qos else 0) for n in range(first, first + count)]
+
+
+def take_all(peer: Peer) -> list[Publish]:
+    """Messages until no more come. What has come together is acknowledged together, QoS 2 to the end; other packets are
+    dropped."""
+    taken: list[Publish] = []
+    while found := only_publishes(peer.packets()):
+        taken += found
+        received = [Pubrec(message.packet_id) for message in found if message.qos == 2]
+        peer.send(*[Puback(message.packet_id) for message in found if message.qos == 1], *received)
+        peer.send(*[Pubcomp(packet.packet_id) for packet in received])
+    return taken
 
 
 class World:

@@ -10,7 +10,7 @@ from mqttcluster.core.message import Message
 from mqttcluster.mqtt.packets import Connect, Publish, Suback, Subscribe, Subscription, Will
 from mqttcluster.storage.interfaces import QueueLimits
 from mqttcluster.storage.memory import MemoryStore
-from tests.broker.playbook import Peer, World
+from tests.broker.playbook import Peer, World, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.raw import (
     DISCONNECT,
     PINGREQ,
@@ -29,11 +29,6 @@ from tests.conformance.raw import (
     unsuback,
     unsubscribe,
 )
-
-
-def payloads(peer: Peer) -> list[bytes]:
-    """Of the messages that have arrived."""
-    return [packet.payload for packet in peer.packets() if isinstance(packet, Publish)]
 
 
 def numbers(*ranges: range) -> list[bytes]:
@@ -129,12 +124,8 @@ def test_a_durable_session_does_not_stall(window: int) -> None:
     for number in range(500):
         send(publisher, "t", b"%d" % number, 1)
     subscriber = world.connect("s", clean_start=False, present=True)
-    seen = []
-    while packets := subscriber.packets():
-        seen += [packet.payload for packet in packets if isinstance(packet, Publish)]
-        # all acknowledgements in one chunk, so that nothing is in flight when the queue is looked at
-        subscriber.send(b"".join(puback(packet.packet_id) for packet in packets if isinstance(packet, Publish)))
-    assert seen == numbers(range(500))
+    # all acknowledgements come in one chunk, so that nothing is in flight when the queue is looked at
+    assert payloads_of(take_all(subscriber)) == numbers(range(500))
 
 
 # -- the window
@@ -515,11 +506,7 @@ def test_a_queue_smaller_than_the_window_loses_no_retained_message() -> None:
     for number in range(50):
         send(world.connect("p"), f"t/{number}", b"%d" % number, 1, retain=True)
     client = subscribe_to(world.connect("c"), ("#", 1))
-    seen = []
-    while packets := client.packets():
-        seen += [packet.payload for packet in packets if isinstance(packet, Publish)]
-        client.send(b"".join(puback(packet.packet_id) for packet in packets if isinstance(packet, Publish)))
-    assert sorted(seen) == sorted(numbers(range(50)))
+    assert sorted(payloads_of(take_all(client))) == sorted(numbers(range(50)))
     assert world.broker.metrics.dropped["queue_full"] == 0
 
 
@@ -533,13 +520,7 @@ def test_overlapping_filters_at_the_bounds_lose_no_retained_message(qos: int, cl
     filters = ["#", "+/#", "a/#", "+/+/#", "a/+/#", "+/b/#", "a/b/#", "+/+/+/+", "a/+/+/+", "a/b/c/+"]
     client = world.connect("c", clean_start=clean)
     client.send(subscribe(1, *((name, qos) for name in filters)))
-    seen = 0
-    while packets := client.packets():
-        messages = [packet for packet in packets if isinstance(packet, Publish)]
-        seen += len(messages)
-        client.send(b"".join(puback(message.packet_id) for message in messages if qos))
-        world.settle()
-    assert seen == 500
+    assert len(take_all(client)) == 500
     assert not any(world.broker.metrics.dropped.values())
 
 
@@ -586,7 +567,7 @@ def test_unsubscribing_stops_retained_messages_that_still_wait() -> None:
     client.send(unsubscribe(2, "a/+"))
     client.take_again()
     world.settle()
-    topics = [packet.topic for packet in client.packets() if isinstance(packet, Publish)]
+    topics = [message.topic for message in only_publishes(client.packets())]
     assert sum(topic.startswith("b/") for topic in topics) == 100
     assert sum(topic.startswith("a/") for topic in topics) < 100
 

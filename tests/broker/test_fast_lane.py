@@ -33,7 +33,7 @@ from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
 from tests.broker import playbook
-from tests.broker.playbook import Peer, World
+from tests.broker.playbook import Peer, World, payloads
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,11 +102,11 @@ class Actor:
             self.peer.send(data)
 
 
-payloads = st.sampled_from([b"", b"1", b"22", b"x" * 130])
+contents = st.sampled_from([b"", b"1", b"22", b"x" * 130])
 publishes = st.builds(
     Publish,
     st.sampled_from(["t", "t", *TOPICS]),
-    payloads,
+    contents,
     st.sampled_from([1, 0, 1, 2]),
     retain=st.sampled_from([False] * 9 + [True]),
     properties=st.sampled_from([{}] * 6 + [{Prop.CONTENT_TYPE: "x"}, {Prop.MESSAGE_EXPIRY_INTERVAL: 5}]),
@@ -334,7 +334,7 @@ def test_a_run_longer_than_the_receive_maximum_is_taken_in_pieces_at_3_1_1() -> 
     subscriber.send(Subscribe(1, [("t", Subscription(2))]))
     publisher.send(*[Publish("t", bytes([n]), 1, packet_id=n + 1) for n in range(25)])
     assert [p.packet_id for p in publisher.packets()] == list(range(1, 26))
-    assert payloads_of(subscriber) == [bytes([n]) for n in range(25)]
+    assert payloads(subscriber) == [bytes([n]) for n in range(25)]
 
 
 def test_a_publisher_of_qos_0_waits_a_moment_for_a_receiver_that_does_take_it() -> None:
@@ -389,10 +389,6 @@ def warm(publisher: Peer, *topics: str) -> None:
     publisher.send(*[Publish(topic, b"first") for topic in topics])
 
 
-def payloads_of(peer: Peer) -> list[bytes]:
-    return [packet.payload for packet in peer.packets() if isinstance(packet, Publish)]
-
-
 @pytest.mark.parametrize("version", [V311, V5])
 def test_an_acknowledgement_that_comes_twice_in_one_breath(version: int) -> None:
     """It does nothing the second time; the client stays."""
@@ -426,7 +422,7 @@ def test_acknowledgements_before_a_violation_count() -> None:
     subscriber.packets()
     subscriber.send(*[Puback(n) for n in range(1, 5)])
     assert subscriber.closed
-    assert payloads_of(world.connect("s", clean_start=False, present=True)) == [b"2"]
+    assert payloads(world.connect("s", clean_start=False, present=True)) == [b"2"]
 
 
 def test_nothing_of_a_chunk_is_dealt_with_behind_the_end_of_its_connection() -> None:
@@ -577,7 +573,7 @@ def test_messages_reach_a_session_that_is_resumed_while_an_authorizer_thinks() -
     assert len([packet for packet in publisher.packets() if isinstance(packet, Puback)]) == 3
     authorizer.asked[0].callback(True)
     world.settle()
-    assert payloads_of(subscriber) == [b"\0", b"\1", b"\2"]
+    assert payloads(subscriber) == [b"\0", b"\1", b"\2"]
 
 
 def test_an_identifier_that_is_in_flight_holds_up_what_would_need_it_and_nothing_before_it() -> None:
@@ -617,7 +613,7 @@ def test_a_run_does_not_overtake_what_waits_for_the_store(qos: int) -> None:
     publisher.send(retained, *plain)
     assert publisher.packets() == []
     world.release()
-    assert payloads_of(subscriber) == [b"retained", *(bytes([n]) for n in range(4))]
+    assert payloads(subscriber) == [b"retained", *(bytes([n]) for n in range(4))]
     assert [getattr(p, "packet_id", 0) for p in publisher.packets()] == ([9, 1, 2, 3, 4] if qos else [])
 
 

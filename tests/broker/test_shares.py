@@ -13,14 +13,12 @@ from mqttcluster.core.shares import SharePolicy
 from mqttcluster.mqtt.packets import Puback, Publish, Subscribe, Subscription
 from mqttcluster.storage.interfaces import QueueLimits
 from mqttcluster.storage.memory import MemoryStore
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.v5.stage import (
     Guest,
     connect,
     durable,
     hand_over,
-    only_publishes,
-    payloads,
     publish,
     restart,
     say,
@@ -50,11 +48,7 @@ def test_a_member_whose_window_is_full_is_passed_over(world: World, kept: bool) 
     slow = member(world, "slow", receive_maximum=3, session_expiry_interval=expiry)
     quick = member(world, "quick", session_expiry_interval=expiry)
     sent = say_numbers(world, 20)
-    seen: list[bytes] = []
-    while found := only_publishes(quick.packets()):
-        for message in found:
-            seen.append(message.payload)
-            quick.send(Puback(message.packet_id))
+    seen = payloads_of(take_all(quick))
     stuck = payloads(slow)
     assert len(stuck) == 3
     assert Counter(seen + stuck) == Counter(sent)
@@ -237,4 +231,4 @@ def test_a_3_1_1_client_may_take_over_a_member(world: World) -> None:
     older.packets()
     connect(world, "member")
     sent = say_numbers(world, 2)
-    assert [packet.payload for packet in older.packets() if isinstance(packet, Publish)] == sent
+    assert payloads(older) == sent

@@ -1,7 +1,10 @@
-"""What most conformance tests need beside the client under test: a bystander, a will, and CONNECT in raw bytes."""
+"""What most conformance tests need beside the client under test: a bystander, a will, an authenticator, raw bytes."""
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, succeed
+
+from mqttcluster.broker.auth import Credentials
 from mqttcluster.mqtt.packets import Publish, Suback, Subscribe, Subscription, Will
 from mqttcluster.mqtt.reasons import Reason
 from tests.broker.playbook import Peer, World
@@ -52,3 +55,19 @@ def assert_cut_off(peer: Peer, watcher: Peer) -> None:
     assert peer.closed
     assert watcher.packets() == [WILL]
     assert watcher.alive()
+
+
+class Doorkeeper:
+    """An authenticator that answers what the test says, when it says so, and remembers what it was asked."""
+
+    def __init__(self, answer: Reason | None = Reason.SUCCESS) -> None:
+        self.answer = answer
+        self.asked: list[Credentials] = []
+        self.waiting: list[Deferred[Reason]] = []
+
+    def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
+        self.asked.append(credentials)
+        if self.answer is None:
+            self.waiting.append(Deferred())
+            return self.waiting[-1]
+        return succeed(self.answer)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import string as characters
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
 
-from mqttcluster.broker.auth import Credentials
 from mqttcluster.mqtt.packets import (
     Connack,
     Connect,
@@ -28,6 +26,7 @@ from tests.conformance.stage import (
     ACCEPTED,
     RESUMED,
     WILL,
+    Doorkeeper,
     assert_cut_off,
     assert_refused,
     bystander,
@@ -39,22 +38,6 @@ from tests.support.wire import frame, string
 
 NO_SUCH_LEVEL = bytes.fromhex("20 02 00 01")
 BAD_CLIENT_ID = bytes.fromhex("20 02 00 02")
-
-
-class Doorkeeper:
-    """An authenticator that answers what the test says, when it says so, and remembers what it was asked."""
-
-    def __init__(self, answer: Reason | None = Reason.SUCCESS) -> None:
-        self.answer = answer
-        self.asked: list[Credentials] = []
-        self.waiting: list[Deferred[Reason]] = []
-
-    def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
-        self.asked.append(credentials)
-        if self.answer is None:
-            self.waiting.append(Deferred())
-            return self.waiting[-1]
-        return succeed(self.answer)
 
 
 # -- the first packet

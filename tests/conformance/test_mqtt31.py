@@ -19,8 +19,8 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.reasons import Reason
 from tests.broker.playbook import Peer, World
-from tests.conformance.stage import ACCEPTED, assert_refused, bystander, connect_bytes, subscribe
-from tests.conformance.test_connect import REFUSALS, Doorkeeper
+from tests.conformance.stage import ACCEPTED, Doorkeeper, assert_refused, bystander, connect_bytes, subscribe
+from tests.conformance.test_connect import REFUSALS
 from tests.support.wire import string
 
 

@@ -22,7 +22,7 @@ from mqttcluster.mqtt.packets import (
     Unsubscribe,
 )
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import Peer, World
+from tests.broker.playbook import Peer, World, numbered, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.stage import ACCEPTED, WILL, assert_cut_off, bystander, subscribe, with_will
 from tests.support.wire import frame, string
 
@@ -37,18 +37,6 @@ def durable(world: World, topic_filter: str = "t", qos: int = 2, client_id: str 
 def back(world: World, client_id: str = "s") -> Peer:
     """The same client again, with CleanSession=0."""
     return world.connect(client_id, present=True, clean_start=False)
-
-
-def payloads(peer: Peer) -> list[bytes]:
-    """Of the PUBLISH packets that have come; other packets are dropped."""
-    return [packet.payload for packet in peer.packets() if isinstance(packet, Publish)]
-
-
-def numbered(count: int, qos: int, topic: str = "t", first: int = 1) -> list[Packet]:
-    """Messages whose payloads are their packet ids."""
-    return [
-        Publish(topic, b"%d" % number, qos, packet_id=number if qos else 0) for number in range(first, first + count)
-    ]
 
 
 # -- session state
@@ -97,11 +85,7 @@ def test_restart_keeps_queue_and_order(world: World) -> None:
     durable(world).drop()
     world.connect("p").send(*numbered(200, 1))
     session = world.restart().connect("s", present=True, clean_start=False)
-    seen: list[bytes] = []
-    while arrived := [packet for packet in session.packets() if isinstance(packet, Publish)]:
-        seen += [packet.payload for packet in arrived]
-        session.send(*(Puback(packet.packet_id) for packet in arrived))
-    assert seen == [b"%d" % number for number in range(1, 201)]
+    assert payloads_of(take_all(session)) == [b"%d" % number for number in range(1, 201)]
 
 
 @pytest.mark.rule("MQTT-4.1.0-1")
@@ -476,7 +460,7 @@ def test_resends_keep_their_order_over_many_reconnects(world: World) -> None:
     world.connect("p").send(*numbered(100, 1))
     left = [b"%d" % number for number in range(1, 101)]
     while left:
-        arrived = [packet for packet in session.packets() if isinstance(packet, Publish)]
+        arrived = only_publishes(session.packets())
         assert [packet.payload for packet in arrived] == left[: len(arrived)]
         acknowledged = arrived[1::2] or arrived
         session.send(*(Puback(packet.packet_id) for packet in reversed(acknowledged)))
@@ -583,13 +567,7 @@ def test_messages_of_a_topic_keep_their_order(world: World, qos: int, clean: boo
         publisher.send(*messages[:size])
         messages = messages[size:]
         world.release()
-        while arrived := [packet for packet in session.packets() if isinstance(packet, Publish)]:
-            seen += [packet.payload for packet in arrived]
-            if qos == 1:
-                session.send(*(Puback(packet.packet_id) for packet in arrived))
-            elif qos == 2:
-                session.send(*(Pubrec(packet.packet_id) for packet in arrived))
-                session.send(*(Pubcomp(packet.packet_id) for packet in arrived))
+        seen += payloads_of(take_all(session))
     assert seen == [b"%d" % number for number in range(1, 301)]
 
 
@@ -600,11 +578,7 @@ def test_offline_queue_comes_before_what_is_new(world: World) -> None:
     publisher = world.connect("p").send(*numbered(80, 1))
     session = back(world)
     publisher.send(*numbered(80, 1, first=81))
-    seen: list[bytes] = []
-    while arrived := [packet for packet in session.packets() if isinstance(packet, Publish)]:
-        seen += [packet.payload for packet in arrived]
-        session.send(*(Puback(packet.packet_id) for packet in arrived))
-    assert seen == [b"%d" % number for number in range(1, 161)]
+    assert payloads_of(take_all(session)) == [b"%d" % number for number in range(1, 161)]
 
 
 # -- topics

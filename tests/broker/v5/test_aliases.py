@@ -10,8 +10,14 @@ from mqttcluster.core.message import Message
 from mqttcluster.mqtt.decoder import Decoder
 from mqttcluster.mqtt.packets import Publish
 from mqttcluster.mqtt.properties import Prop
-from tests.broker.playbook import World
-from tests.conformance.v5.stage import connect, durable, only_publishes, publish, say, subscribe
+from tests.broker.playbook import World, only_publishes
+from tests.conformance.v5.stage import (
+    connect,
+    durable,
+    publish,
+    say,
+    subscribe,
+)
 
 LONG = "building/7/floor/3/room/12/temperature"
 

@@ -13,7 +13,7 @@ from mqttcluster.broker.scram import Scram, verifier
 from mqttcluster.mqtt.packets import Auth, Connack, Disconnect, Puback, Subscribe, Subscription
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, payloads
 from tests.broker.v5.scram_client import ScramClient
 from tests.conformance.v5.stage import (
     Guest,
@@ -21,7 +21,6 @@ from tests.conformance.v5.stage import (
     assert_sent_away,
     bystander,
     call,
-    payloads,
     props,
     publish,
     say,
@@ -117,9 +116,7 @@ def test_scram_with_a_wrong_password() -> None:
     world = World(methods=[SCRAM])
     watcher = bystander(world)
     client = ScramClient("alice", "wrong")
-    guest = Guest(world).send(
-        call(authentication_method=SCRAM.name, authentication_data=client.first(), will=will())
-    )
+    guest = Guest(world).send(call(authentication_method=SCRAM.name, authentication_data=client.first(), will=will()))
     guest.send(auth(client.final(told(guest)), method=SCRAM.name))
     assert_refused(guest, Reason.BAD_USER_NAME_OR_PASSWORD)
     assert list(world.broker.sessions.connected) == ["bystander"]
@@ -294,9 +291,7 @@ def test_again_in_vain(name: str, password: str) -> None:
     world = World(methods=[SCRAM])
     watcher = bystander(world, "will")
     client = ScramClient("alice", "secret")
-    guest = Guest(world).send(
-        call(authentication_method=SCRAM.name, authentication_data=client.first(), will=will())
-    )
+    guest = Guest(world).send(call(authentication_method=SCRAM.name, authentication_data=client.first(), will=will()))
     guest.send(auth(client.final(told(guest)), method=SCRAM.name)).packets()
     client = ScramClient(name, password)
     guest.send(auth(client.first(), Reason.RE_AUTHENTICATE, SCRAM.name))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from mqttcluster.core.message import Message
 from mqttcluster.mqtt.packets import Connect, Puback, Publish, Subscribe, Subscription
 from mqttcluster.mqtt.properties import Prop
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.v5.stage import (
     connect,
     durable,
     finish,
-    only_publishes,
-    payloads,
     say,
     subscribe,
     will,
@@ -96,7 +94,7 @@ def test_clients_of_earlier_versions_are_spared_expired_messages(world: World) -
     say(world, "t", b"long", 1, message_expiry_interval=50)
     world.advance(10)
     peer = world.peer(4).send(Connect("old", 4, clean_start=False))
-    found = [packet for packet in peer.packets() if isinstance(packet, Publish)]
+    found = only_publishes(peer.packets())
     assert [(packet.payload, packet.properties) for packet in found] == [(b"long", {})]
 
 
@@ -183,9 +181,5 @@ def test_a_queue_full_of_expired_messages(world: World) -> None:
     for text in (b"x", b"y"):
         say(world, "t", text, 1)
     assert queue_of(world, "c") == limit
-    found = []
     guest = durable(world, present=True)
-    while arrived := only_publishes(guest.packets()):
-        found += [packet.payload for packet in arrived]
-        finish(guest, *arrived)
-    assert found == [*(b"%d" % number for number in range(1, limit, 2)), b"x", b"y"]
+    assert payloads_of(take_all(guest)) == [*(b"%d" % number for number in range(1, limit, 2)), b"x", b"y"]

@@ -7,7 +7,7 @@ import pytest
 from mqttcluster.mqtt.packets import Connack, Disconnect
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, payloads
 from tests.conformance.v5.stage import (
     Guest,
     assert_sent_away,
@@ -15,7 +15,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    payloads,
     props,
     publish,
     subscribe,

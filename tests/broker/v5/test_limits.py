@@ -10,7 +10,6 @@ from mqttcluster.mqtt.packets import (
     Disconnect,
     Puback,
     Pubcomp,
-    Publish,
     Pubrec,
     Pubrel,
     Suback,
@@ -20,7 +19,7 @@ from mqttcluster.mqtt.packets import (
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, payloads_of
 from tests.conformance.v5.stage import (
     Guest,
     NoSecrets,
@@ -31,8 +30,6 @@ from tests.conformance.v5.stage import (
     connect,
     durable,
     finish,
-    only_publishes,
-    payloads,
     publish,
     say,
     subscribe,
@@ -65,7 +62,7 @@ def test_refused_deliveries_make_room(world: World) -> None:
     one, two = only_publishes(guest.packets())
     guest.send(Puback(one.packet_id, Reason.NOT_AUTHORIZED), Pubrec(two.packet_id, Reason.QUOTA_EXCEEDED))
     found = guest.packets()
-    assert [packet.payload for packet in found if isinstance(packet, Publish)] == [b"3", b"4"]
+    assert payloads_of(found) == [b"3", b"4"]
     finish(guest, *only_publishes(found))
     guest.drop()
     assert durable(world, present=True).packets() == []

@@ -7,7 +7,7 @@ import pytest
 from mqttcluster.mqtt.packets import Connect, Disconnect, Pubcomp, Pubrec, Pubrel, Subscribe, Subscription
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, payloads
 from tests.conformance.v5.stage import (
     Guest,
     assert_sent_away,
@@ -15,7 +15,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    payloads,
     props,
     publish,
     say,
@@ -39,9 +38,7 @@ def test_a_resumed_session_that_ends_with_its_connection(world: World, last: str
     guest.drop()
     say(world, "t", b"waited", 1)
     fields = {"expiry 0 at connect": {"session_expiry_interval": 0}, "no expiry at connect": {}}
-    again = connect(
-        world, present=True, clean_start=False, **fields.get(last, {"session_expiry_interval": 60})
-    )
+    again = connect(world, present=True, clean_start=False, **fields.get(last, {"session_expiry_interval": 60}))
     assert payloads(again) == [b"waited"]
     watcher = bystander(world, "u")
     assert again.send(publish("u", b"x", 2, id=7, dup=True)).packets() == [Pubrec(7)]

@@ -13,7 +13,6 @@ Properties are keyword arguments by their names in `Prop`. A `Guest` leaves the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import succeed
@@ -190,11 +189,6 @@ def finish(guest: Peer, *messages: Publish) -> None:
             guest.send(Pubcomp(message.packet_id))
 
 
-def payloads(guest: Peer) -> list[bytes]:
-    """Of the PUBLISH packets that have come; other packets are dropped."""
-    return [packet.payload for packet in guest.packets() if isinstance(packet, Publish)]
-
-
 def bystander(world: World, topic_filter: str = "#", qos: int = 0) -> Guest:
     """Another client: it sees what is published, and must never be disturbed."""
     guest = connect(world, "bystander")
@@ -263,8 +257,3 @@ def identifiers(packet: Packet) -> list[int]:
     """The Subscription Identifiers of a PUBLISH, in rising order."""
     found: Any = getattr(packet, "properties", {}).get(Prop.SUBSCRIPTION_IDENTIFIER, [])
     return sorted(found)
-
-
-def only_publishes(packets: Iterable[Packet]) -> list[Publish]:
-    """Those that are messages."""
-    return [packet for packet in packets if isinstance(packet, Publish)]

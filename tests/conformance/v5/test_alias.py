@@ -9,7 +9,7 @@ import pytest
 from mqttcluster.mqtt.packets import Puback, Publish, Pubrec
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, take_all
 from tests.conformance.v5.stage import (
     Guest,
     NoSecrets,
@@ -17,9 +17,6 @@ from tests.conformance.v5.stage import (
     bystander,
     connect,
     durable,
-    finish,
-    only_publishes,
-    payloads,
     publish,
     say,
     subscribe,
@@ -203,13 +200,11 @@ def test_aliases_to_a_client_stay_within_its_maximum(world: World, most: int) ->
         for number in range(8):
             say(world, f"a/topic/{number}", b"%d" % turn, turn % 2)
     seen = []
-    while found := only_publishes(guest.packets()):
-        for message in found:
-            alias: Any = message.properties.get(Prop.TOPIC_ALIAS)
-            if alias is not None and message.topic:
-                aliases[alias] = message.topic
-            seen.append((message.topic or aliases[alias], message.payload))
-        finish(guest, *found)
+    for message in take_all(guest):
+        alias: Any = message.properties.get(Prop.TOPIC_ALIAS)
+        if alias is not None and message.topic:
+            aliases[alias] = message.topic
+        seen.append((message.topic or aliases[alias], message.payload))
     assert seen == [(f"a/topic/{number}", b"%d" % turn) for turn in range(4) for number in range(8)]
     assert all(1 <= alias <= most for alias in aliases)
     assert aliases or most < 8

@@ -11,7 +11,7 @@ from mqttcluster.mqtt.packets import Auth, Connack, Disconnect, Packet, Pingreq,
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     Guest,
     assert_cut_off,
@@ -21,8 +21,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    only_publishes,
-    payloads,
     props,
     publish,
     say,

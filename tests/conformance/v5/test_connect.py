@@ -5,9 +5,7 @@ from __future__ import annotations
 import string as characters
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
 
-from mqttcluster.broker.auth import Credentials
 from mqttcluster.mqtt.packets import (
     Connack,
     Disconnect,
@@ -18,7 +16,8 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
+from tests.conformance.stage import Doorkeeper
 from tests.conformance.v5.stage import (
     NEVER,
     Guest,
@@ -32,8 +31,6 @@ from tests.conformance.v5.stage import (
     connect,
     connect_bytes,
     durable,
-    only_publishes,
-    payloads,
     publish,
     say,
     subscribe,
@@ -43,22 +40,6 @@ from tests.conformance.v5.stage import (
 from tests.support.wire import frame, string
 
 C, W, M, U, P, NONE = string("c"), string("w"), string("m"), string("u"), string("p"), b"\0"
-
-
-class Doorkeeper:
-    """An authenticator that answers what the test says, when it says so, and remembers what it was asked."""
-
-    def __init__(self, answer: Reason | None = Reason.SUCCESS) -> None:
-        self.answer = answer
-        self.asked: list[Credentials] = []
-        self.waiting: list[Deferred[Reason]] = []
-
-    def authenticate(self, credentials: Credentials) -> Deferred[Reason]:
-        self.asked.append(credentials)
-        if self.answer is None:
-            self.waiting.append(Deferred())
-            return self.waiting[-1]
-        return succeed(self.answer)
 
 
 # -- the first packet

@@ -16,7 +16,7 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     Guest,
     asked,
@@ -26,8 +26,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    only_publishes,
-    payloads,
     props,
     publish,
     say,

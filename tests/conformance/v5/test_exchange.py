@@ -9,7 +9,6 @@ from mqttcluster.mqtt.packets import (
     Packet,
     Puback,
     Pubcomp,
-    Publish,
     Pubrec,
     Pubrel,
     Suback,
@@ -17,7 +16,7 @@ from mqttcluster.mqtt.packets import (
     Unsubscribe,
 )
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, numbered, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.v5.stage import (
     Guest,
     asked,
@@ -27,8 +26,6 @@ from tests.conformance.v5.stage import (
     connect,
     durable,
     hand_over,
-    only_publishes,
-    payloads,
     publish,
     restart,
     say,
@@ -44,11 +41,6 @@ def session(world: World, qos: int = 2, **fields: object) -> Guest:
     guest = durable(world, "s", **fields)  # type: ignore[arg-type]
     subscribe(guest, "t", qos=qos)
     return guest
-
-
-def numbered(count: int, qos: int, topic: str = "t", first: int = 1) -> list[Publish]:
-    """Messages whose payloads are their packet ids."""
-    return [publish(topic, b"%d" % n, qos, id=n) for n in range(first, first + count)]
 
 
 def bring(world: World, guest: Guest, end: str) -> tuple[World, Guest]:
@@ -410,13 +402,7 @@ def test_messages_of_a_topic_keep_their_order(world: World, qos: int, kept: bool
         if qos == 2:
             publisher.send(*(Pubrel(message.packet_id) for message in messages[:size]))
         messages = messages[size:]
-        while arrived := only_publishes(guest.packets()):
-            seen += [packet.payload for packet in arrived]
-            if qos == 1:
-                guest.send(*(Puback(packet.packet_id) for packet in arrived))
-            elif qos == 2:
-                guest.send(*(Pubrec(packet.packet_id) for packet in arrived))
-                guest.send(*(Pubcomp(packet.packet_id) for packet in arrived))
+        seen += payloads_of(take_all(guest))
     assert seen == [b"%d" % number for number in range(1, 201)]
 
 

@@ -9,7 +9,7 @@ import pytest
 from mqttcluster.mqtt.packets import Packet, Pingreq, Suback
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     Guest,
     asked,
@@ -20,8 +20,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     hand_over,
-    only_publishes,
-    payloads,
     publish,
     subscribe,
     will,

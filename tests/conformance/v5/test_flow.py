@@ -18,7 +18,7 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, take_all
 from tests.conformance.v5.stage import (
     Guest,
     NoSecrets,
@@ -30,10 +30,7 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    finish,
     hand_over,
-    only_publishes,
-    payloads,
     publish,
     say,
     subscribe,
@@ -237,16 +234,7 @@ def test_a_message_that_is_too_large_is_dropped(world: World, qos: int, kept: bo
     subscribe(guest, "t", qos=2)
     for size in (50, 51, 1000, 49):
         say(world, "t", b"x" * size, qos)
-    seen = []
-    while found := only_publishes(guest.packets()):
-        seen += [len(message.payload) for message in found]
-        for message in found:
-            if qos == 1:
-                guest.send(Puback(message.packet_id))
-            elif qos == 2:
-                guest.send(Pubrec(message.packet_id))
-                guest.send(Pubcomp(message.packet_id))
-    assert seen == [50, 49]
+    assert [len(message.payload) for message in take_all(guest)] == [50, 49]
     assert [len(message.payload) for message in only_publishes(watcher.packets())] == [50, 51, 1000, 49]
     assert guest.alive()
 
@@ -266,11 +254,7 @@ def test_a_message_that_is_too_large_on_another_way(world: World, how: str) -> N
     again = durable(world, present=True, maximum_packet_size=50, receive_maximum=1)
     if how == "retained":
         subscribe(again, "t/+", qos=1)
-    seen = []
-    while found := only_publishes(again.packets()):
-        seen += [message.topic for message in found]
-        finish(again, *found)
-    assert sorted(seen) == ["t/2", "t/4"]
+    assert sorted(message.topic for message in take_all(again)) == ["t/2", "t/4"]
     again.drop()
     assert durable(world, present=True).packets() == []
 

@@ -8,9 +8,9 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from mqttcluster.mqtt.packets import V5, Disconnect, Packet, PacketType
 from mqttcluster.mqtt.writers import encode
-from tests.broker.playbook import Peer, World
+from tests.broker.playbook import Peer, World, only_publishes
 from tests.conformance.v5 import judge
-from tests.conformance.v5.stage import Guest, call, connect, only_publishes, publish, subscribe, will
+from tests.conformance.v5.stage import Guest, call, connect, publish, subscribe, will
 from tests.conftest import CHANCE
 from tests.mqtt.strategies import any_packet, packet_of
 

@@ -18,7 +18,7 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, payloads_of
 from tests.conformance.v5.stage import (
     NoSecrets,
     asked,
@@ -29,8 +29,6 @@ from tests.conformance.v5.stage import (
     durable,
     finish,
     hand_over,
-    only_publishes,
-    payloads,
     props,
     publish,
     restart,
@@ -173,10 +171,6 @@ def test_retain_handling(world: World, handling: int, brings: list[bool], kept: 
         if number == 1:
             guest.send("A2 08 00 09 00 00 03 61 2F 2B")
             assert len(guest.packets()) == 1
-
-
-def payloads_of(packets: Any) -> list[bytes]:
-    return [packet.payload for packet in only_publishes(packets)]
 
 
 @pytest.mark.rule5("MQTT-3.3.1-10")

@@ -20,7 +20,7 @@ from mqttcluster.mqtt.packets import (
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
 from mqttcluster.mqtt.writers import encode
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes
 from tests.conformance.v5.stage import (
     WILL,
     Guest,
@@ -33,7 +33,6 @@ from tests.conformance.v5.stage import (
     connect,
     connect_bytes,
     finish,
-    only_publishes,
     publish,
     say,
     subscribe,

@@ -15,7 +15,7 @@ from mqttcluster.mqtt.packets import (
 )
 from mqttcluster.mqtt.properties import Prop
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     NEVER,
     Guest,
@@ -24,8 +24,6 @@ from tests.conformance.v5.stage import (
     connect,
     durable,
     finish,
-    only_publishes,
-    payloads,
     props,
     publish,
     restart,

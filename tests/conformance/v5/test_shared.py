@@ -19,7 +19,7 @@ from mqttcluster.mqtt.packets import (
     Unsubscribe,
 )
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads, payloads_of, take_all
 from tests.conformance.v5.stage import (
     Guest,
     asked,
@@ -31,8 +31,6 @@ from tests.conformance.v5.stage import (
     finish,
     hand_over,
     identifiers,
-    only_publishes,
-    payloads,
     publish,
     restart,
     say,
@@ -57,20 +55,6 @@ def numbers(world: World, count: int, qos: int, topic: str = "t") -> list[bytes]
     publisher = connect(world, "publisher")
     hand_over(publisher, *(publish(topic, b"%d" % n, qos, id=n) for n in range(1, count + 1)))
     return [b"%d" % n for n in range(1, count + 1)]
-
-
-def taken(member: Guest) -> list[bytes]:
-    """What a client gets and acknowledges, until nothing more comes."""
-    seen: list[bytes] = []
-    while found := only_publishes(member.packets()):
-        for message in found:
-            seen.append(message.payload)
-            if message.qos == 1:
-                member.send(Puback(message.packet_id))
-            elif message.qos == 2:
-                member.send(Pubrec(message.packet_id))
-                member.send(Pubcomp(message.packet_id))
-    return seen
 
 
 # -- filters
@@ -139,7 +123,7 @@ def test_each_message_goes_to_one_of_them(world: World, qos: int, kept: bool) ->
     """All arrive, once; and each of the clients gets some."""
     members = group(world, 3, session_expiry_interval=60 if kept else 0)
     sent = numbers(world, COUNT, qos)
-    seen = [taken(member) for member in members]
+    seen = [payloads_of(take_all(member)) for member in members]
     assert Counter(payload for part in seen for payload in part) == Counter(sent)
     assert all(seen)
 
@@ -156,7 +140,7 @@ def test_groups_and_other_subscribers_are_independent(world: World, qos: int) ->
     plain = bystander(world, "t", qos=2)
     sent = Counter(numbers(world, COUNT, qos))
     for members in (first, second, [other_filter], [plain]):
-        assert Counter(payload for member in members for payload in taken(member)) == sent
+        assert Counter(payload for member in members for payload in payloads_of(take_all(member))) == sent
 
 
 @pytest.mark.rule5("N5-64")
@@ -166,7 +150,7 @@ def test_older_clients_share_nothing(world: World) -> None:
     older = world.connect("older", 4)
     subscribe(older, "$share/g/t", qos=1)
     sent = numbers(world, COUNT, 1)
-    assert taken(newer) == sent
+    assert payloads_of(take_all(newer)) == sent
     assert older.packets() == []
 
 
@@ -264,13 +248,13 @@ def test_joining_twice_and_leaving_once(world: World) -> None:
         for message in only_publishes(first.packets()):
             assert message.qos == 0
             seen += 1
-        seen += len(taken(second))
+        seen += len(payloads_of(take_all(second)))
     assert seen == 10
     first.send(Unsubscribe(3, ["t", "$share/h/t", "$share/g/t", "$share/g/t"]))
     assert first.packets() == [Unsuback(3, [Reason(code) for code in (0x11, 0x11, 0, 0x11)])]
     sent = numbers(world, COUNT, 1)
     assert first.packets() == []
-    assert taken(second) == sent
+    assert payloads_of(take_all(second)) == sent
 
 
 @pytest.mark.rule5("MQTT-4.8.2-3", "MQTT-3.10.4-2")
@@ -285,7 +269,7 @@ def test_a_member_whose_session_ends_is_no_member(world: World, leave: str) -> N
     else:
         connect(world, "m0")
     sent = numbers(world, COUNT, 1)
-    assert taken(second) == sent
+    assert payloads_of(take_all(second)) == sent
 
 
 @pytest.mark.rule5("MQTT-4.8.2-3", "MQTT-3.1.2-23")
@@ -297,10 +281,10 @@ def test_an_absent_member(world: World) -> None:
     subscribe(present, "$share/g/t", qos=1)
     absent.drop()
     sent = numbers(world, 10, 1)
-    assert taken(present) == sent
+    assert payloads_of(take_all(present)) == sent
     present.drop()
     sent = numbers(world, 10, 1)
-    assert taken(durable(world, "absent", present=True)) == sent
+    assert payloads_of(take_all(durable(world, "absent", present=True))) == sent
 
 
 @pytest.mark.rule5("MQTT-3.1.2-23", "MQTT-4.8.2-3")
@@ -311,7 +295,7 @@ def test_membership_is_part_of_the_session(world: World, crash: bool) -> None:
     again = restart(world, crash)
     back = [durable(again, f"m{number}", present=True) for number in range(len(members))]
     sent = numbers(again, COUNT, 1)
-    seen = [taken(member) for member in back]
+    seen = [payloads_of(take_all(member)) for member in back]
     assert Counter(payload for part in seen for payload in part) == Counter(sent)
     assert all(seen)
 
@@ -401,7 +385,7 @@ def test_a_single_member_gets_messages_in_order(world: World) -> None:
     """With nobody to share with, the order is that of the publisher."""
     [member] = group(world, 1)
     sent = numbers(world, COUNT, 2)
-    assert taken(member) == sent
+    assert payloads_of(take_all(member)) == sent
 
 
 @pytest.mark.rule5("N5-25")

@@ -18,7 +18,7 @@ from mqttcluster.mqtt.packets import (
     Unsubscribe,
 )
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     NoSecrets,
     asked,
@@ -29,8 +29,6 @@ from tests.conformance.v5.stage import (
     finish,
     hand_over,
     identifiers,
-    only_publishes,
-    payloads,
     publish,
     restart,
     say,

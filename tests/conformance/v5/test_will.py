@@ -10,7 +10,7 @@ import pytest
 
 from mqttcluster.mqtt.packets import Connack, Disconnect
 from mqttcluster.mqtt.reasons import Reason
-from tests.broker.playbook import World
+from tests.broker.playbook import World, only_publishes, payloads
 from tests.conformance.v5.stage import (
     NEVER,
     Guest,
@@ -19,8 +19,6 @@ from tests.conformance.v5.stage import (
     call,
     connect,
     durable,
-    only_publishes,
-    payloads,
     props,
     publish,
     restart,
