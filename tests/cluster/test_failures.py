@@ -18,19 +18,8 @@ from mqttcluster.storage.redis_plan import Plan
 from tests.cluster.nodes import PATIENCE, Cluster, Node, at_once, until
 from tests.cluster.redis_server import RedisServer
 from tests.support import wire
-from tests.support.persistent import Publisher, Pump, Subscriber
-from tests.support.wire import Packet, Published, Wire
-
-
-def take(reader: Wire) -> Published:
-    """Receive one message and finish its exchange."""
-    message = reader.expect_published()
-    reader.acknowledge(message)
-    return message
-
-
-def numbers(start: int, end: int) -> list[bytes]:
-    return [b"%d" % number for number in range(start, end)]
+from tests.support.persistent import Publisher, Pump, Subscriber, numbers
+from tests.support.wire import Packet, Wire
 
 
 def until_closed(client: Wire) -> Iterator[Packet]:
@@ -82,7 +71,7 @@ def test_an_old_owner_that_wakes_up(cluster: Callable[..., Cluster], seconds: fl
         again = [new.expect_published(), new.expect_published()]
         assert [(m.payload, m.packet_id, m.dup) for m in again] == [(m.payload, m.packet_id, True) for m in sent]
         new.publish("from/moves", b"fresh", 2, packet_id=5)
-        assert take(watcher).payload == b"fresh"
+        assert watcher.take().payload == b"fresh"
         time.sleep(max(0.0, frozen + seconds - time.monotonic()))  # this is what is tested
         nodes[0].thaw()
 
@@ -90,18 +79,18 @@ def test_an_old_owner_that_wakes_up(cluster: Callable[..., Cluster], seconds: fl
             assert packet.type not in (wire.SUBACK, wire.UNSUBACK, wire.PUBREC)
         if seconds < 6:
             other.expect(wire.puback(6))
-            message = take(watcher)
+            message = watcher.take()
             assert (message.topic, message.payload) == ("from/other", b"waited")
         else:
             other.expect_closed()
             other = come_back(nodes[0], "stays")
         writer.publish("to/other", b"", 1)
-        assert take(other).topic == "to/other"
+        assert other.take().topic == "to/other"
         for message in again:
             new.acknowledge(message)
         writer.publish("never", b"", 1)
         writer.publish("stays", b"", 1)
-        assert take(new).topic == "stays"
+        assert new.take().topic == "stays"
         new.expect_silence()
         new.disconnect()
     watcher.expect_silence()
@@ -159,7 +148,7 @@ def test_nodes_are_killed_under_load(cluster: Callable[..., Cluster], seed: int)
 
     def complete(reader: Subscriber) -> bool:
         mine = [p for p in publishers if reader in online or p.topic.endswith(str(offline.index(reader)))]
-        return reader.idle and all(set(reader.payloads(p.topic)) >= set(wanted) for p in mine)
+        return all(reader.has(p.topic, wanted) for p in mine)
 
     everybody.until(lambda: all(map(complete, (*online, *offline))))
     for reader in (*online, *offline):
@@ -181,9 +170,9 @@ def test_the_owner_and_then_its_reaper_are_killed(cluster: Callable[..., Cluster
     for client in dying:
         client.expect("20 02 00 00")
     nodes[0].kill()
-    first = take(watcher).topic
+    first = watcher.take().topic
     nodes[1].kill()
-    came = [first] + [take(watcher).topic for _ in range(299)]
+    came = [first] + [watcher.take().topic for _ in range(299)]
     assert sorted(came) == sorted(f"wills/{number}" for number in range(300))
     nodes.until_nothing_is_due()
     watcher.expect_silence()
@@ -240,7 +229,7 @@ def test_a_node_far_behind_with_retained_messages(cluster: Callable[..., Cluster
     with nodes[0].wire().connect("writer") as writer, nodes[0].wire().connect("elsewhere") as elsewhere:
         writer.publish("one", b"first", 1, retain=True)
         reader.subscribe(("one", 1))
-        assert take(reader).payload == b"first"
+        assert reader.take().payload == b"first"
         reader.send(wire.unsubscribe(2, "one"))
         reader.expect("B0 02 00 02")
         elsewhere.subscribe(("gone/#", 1))
@@ -254,7 +243,7 @@ def test_a_node_far_behind_with_retained_messages(cluster: Callable[..., Cluster
         reader.send(wire.subscribe(3, ("one", 1)))
         nodes[1].thaw()
         reader.expect("90 03 00 03 01")
-        assert take(reader).payload == b"4999"
+        assert reader.take().payload == b"4999"
     reader.close()
 
 
@@ -286,7 +275,7 @@ def test_redis_is_emptied(cluster: Callable[..., Cluster]) -> None:
     durable = come_back(nodes[0], "durable", present=False).subscribe(("t", 1))
     publish_until_taken(nodes[1], "t", b"afterwards")
     for reader in (durable, clean):
-        assert take(reader).payload == b"afterwards"
+        assert reader.take().payload == b"afterwards"
         reader.close()
 
 
@@ -301,7 +290,7 @@ def test_a_node_is_stopped_while_redis_is_away(cluster: Callable[..., Cluster]) 
     nodes.redis.start()
     with come_back(nodes[1], "kept") as kept:
         kept.publish("kept", b"afterwards", 1)
-        assert take(kept).payload == b"afterwards"
+        assert kept.take().payload == b"afterwards"
 
 
 def test_a_node_that_is_stopped_leaves_at_once(cluster: Callable[..., Cluster]) -> None:
@@ -314,6 +303,6 @@ def test_a_node_that_is_stopped_leaves_at_once(cluster: Callable[..., Cluster]) 
     with nodes[1].wire().connect("writer") as writer:
         writer.publish("kept", b"meanwhile", 1)
     with nodes[1].wire().connect("kept", clean=False, present=True) as kept:
-        assert take(kept).payload == b"meanwhile"
+        assert kept.take().payload == b"meanwhile"
     nodes.start()
     until(lambda: len(nodes.members()) == 2)

@@ -9,24 +9,8 @@ import pytest
 
 from tests.cluster.nodes import Cluster, Cutter, expect_nothing, until
 from tests.support import wire
-from tests.support.persistent import Publisher, Pump, Subscriber
-from tests.support.wire import Published, Wire
-
-
-def take(reader: Wire) -> Published:
-    """Receive one message and finish its exchange."""
-    message = reader.expect_published()
-    reader.acknowledge(message)
-    return message
-
-
-def first_occurrences(payloads: list[bytes]) -> list[bytes]:
-    """Without the repeats that QoS 1 allows."""
-    return list(dict.fromkeys(payloads))
-
-
-def numbers(start: int, end: int) -> list[bytes]:
-    return [b"%d" % number for number in range(start, end)]
+from tests.support.persistent import Publisher, Pump, Subscriber, numbers
+from tests.support.wire import Wire
 
 
 @pytest.mark.parametrize("killed", ["publisher's node", "subscriber's node", "another node"])
@@ -57,11 +41,11 @@ def test_g1_acknowledged_means_safe(cluster: Callable[..., Cluster], killed: str
     assert safe == [numbers(0, 400), numbers(0, 400)]
 
     def complete(reader: Subscriber) -> bool:
-        return reader.idle and all(set(reader.payloads(p.topic)) >= set(p.safe) for p in publishers)
+        return all(reader.has(p.topic, p.safe) for p in publishers)
 
     everybody.until(lambda: complete(online) and complete(offline))
     for reader in (online, offline):
-        assert first_occurrences(reader.payloads("load/1")) == publishers[0].safe
+        assert reader.once("load/1") == publishers[0].safe
         assert reader.payloads("load/2") == publishers[1].safe
         reader.leave()
         expect_nothing(nodes[refuge], reader.client_id)
@@ -145,7 +129,7 @@ def test_g2_owner_killed_between_pubrec_and_pubrel(cluster: Callable[..., Cluste
         reader.acknowledge(again)
         reader.expect_silence()
     with nodes[2].wire().connect("asleep", clean=False, present=True) as asleep:
-        assert [take(asleep).payload for _ in range(2)] == [b"first", b"second"]
+        assert [asleep.take().payload for _ in range(2)] == [b"first", b"second"]
         asleep.expect_silence()
 
 
@@ -165,9 +149,9 @@ def test_g3_one_owner(cluster: Callable[..., Cluster], clean: bool) -> None:
     with nodes[0].wire().connect("writer") as writer:
         for turn in (28, 29):
             writer.publish(f"only/{turn}", b"%d" % turn, 1)
-    assert take(older).payload == (b"29" if clean else b"28")
+    assert older.take().payload == (b"29" if clean else b"28")
     if not clean:
-        assert take(older).payload == b"29"
+        assert older.take().payload == b"29"
     older.expect_silence()
 
     # Many at once, at all nodes: each gets CONNACK or is closed, and in the end one of them is the owner.
@@ -195,7 +179,7 @@ def test_g3_one_owner(cluster: Callable[..., Cluster], clean: bool) -> None:
     owner.expect("90 03 00 09 01")
     with nodes[1].wire().connect("writer") as writer:
         writer.publish("only/end", b"end", 1)
-    assert take(owner).payload == b"end"
+    assert owner.take().payload == b"end"
     for rival in rivals:
         rival.close()
 
@@ -229,10 +213,10 @@ def test_g4_order_while_redis_connections_are_cut(cluster: Callable[..., Cluster
         assert publisher.safe == wanted
 
     def complete(reader: Subscriber) -> bool:
-        return reader.idle and all(set(reader.payloads(f"cut/{qos}")) >= set(wanted) for qos in (1, 2))
+        return all(reader.has(f"cut/{qos}", wanted) for qos in (1, 2))
 
     everybody.until(lambda: all(map(complete, readers)))
     for reader in readers:
-        assert first_occurrences(reader.payloads("cut/1")) == wanted
+        assert reader.once("cut/1") == wanted
         assert reader.payloads("cut/2") == wanted
         assert all(peer.socket is not None for peer in everybody.peers), "a client lost its connection"

@@ -15,14 +15,6 @@ from tests.cluster.nodes import PATIENCE, Cluster
 from tests.interop.test_paho import Client, properties
 from tests.support import wire
 from tests.support.process import Broker
-from tests.support.wire import Published, Wire
-
-
-def take(reader: Wire) -> Published:
-    """Receive one message and finish its exchange."""
-    message = reader.expect_published()
-    reader.acknowledge(message)
-    return message
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
@@ -43,12 +35,12 @@ def test_publish_across_nodes(
         for qos in (0, 1, 2):
             writer.publish(topic, b"%d" % qos, qos)
             for granted, reader in enumerate(readers):
-                message = take(reader)
+                message = reader.take()
                 assert (message.payload, message.qos, message.retain) == (b"%d" % qos, min(qos, granted), False)
         writer.publish(f"elsewhere/{name}", b"", 2)
         writer.publish(topic, b"last", 2)
         for reader in readers:
-            assert take(reader).payload == b"last"
+            assert reader.take().payload == b"last"
 
 
 def test_subscriptions_end_everywhere(two_nodes: Cluster) -> None:
@@ -61,7 +53,7 @@ def test_subscriptions_end_everywhere(two_nodes: Cluster) -> None:
         for qos in (0, 1, 2):
             writer.publish("unsub/a", b"no", qos)
         writer.publish("unsub/b", b"yes", 1)
-        assert take(reader).payload == b"yes"
+        assert reader.take().payload == b"yes"
         reader.disconnect()
     with two_nodes[0].wire() as reader:
         reader.connect("unsub-reader", clean=False, present=False).expect_silence()
@@ -88,10 +80,10 @@ def test_a_session_is_resumed_on_the_other_node(two_nodes: Cluster, qos: int) ->
             second.send(wire.pubcomp(sent[0].packet_id))
             sent.pop(0)
         for before in sent:
-            again = take(second)
+            again = second.take()
             assert (again.payload, again.packet_id, again.dup) == (before.payload, before.packet_id, True)
         # DUP may be set on the last one: the first node closes before the store knows that it has.
-        assert take(second).payload == b"2"
+        assert second.take().payload == b"2"
         second.expect_silence()
         second.disconnect()
     with two_nodes[0].wire().connect(name, clean=False, present=True) as third:
@@ -140,7 +132,7 @@ def test_a_retained_message_is_the_same_on_all_nodes(two_nodes: Cluster) -> None
                     with node.wire().connect(f"retained-reader{turn}-{step}-{at}") as reader:
                         reader.subscribe((topic_filter, 2))
                         if payload:
-                            message = take(reader)
+                            message = reader.take()
                             assert (message.topic, message.payload, message.retain) == (topic, payload, True)
                         reader.expect_silence()
     for writer in writers:
@@ -154,12 +146,12 @@ def test_a_will_reaches_subscribers_at_the_other_node(two_nodes: Cluster) -> Non
         for qos in (0, 1, 2):
             two_nodes[0].wire().connect(f"polite{qos}", will=("will/polite", b"no", qos, False)).disconnect()
             two_nodes[0].wire().connect(f"rude{qos}", will=(f"will/rude{qos}", b"yes", qos, True)).abort()
-            message = take(reader)
+            message = reader.take()
             assert (message.topic, message.qos, message.retain) == (f"will/rude{qos}", qos, False)
         reader.expect_silence()
     with two_nodes[1].wire() as late:
         late.connect("will-late").subscribe(("will/#", 2))
-        assert sorted(take(late).topic for _ in range(3)) == ["will/rude0", "will/rude1", "will/rude2"]
+        assert sorted(late.take().topic for _ in range(3)) == ["will/rude0", "will/rude1", "will/rude2"]
         late.expect_silence()
 
 

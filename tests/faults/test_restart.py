@@ -13,17 +13,11 @@ import pytest
 from tests.support import wire
 from tests.support.persistent import Publisher, Pump, Subscriber
 from tests.support.process import TCP, Broker
-from tests.support.wire import Published, Wire
 
 
 @pytest.fixture
 def broker(start_broker: Callable[..., Broker]) -> Broker:
     return start_broker([TCP])
-
-
-def first_occurrences(payloads: list[bytes]) -> list[bytes]:
-    """Without the repeats that QoS 1 allows."""
-    return list(dict.fromkeys(payloads))
 
 
 @pytest.mark.rule("MQTT-4.3.2-2", "MQTT-4.3.3-2", "MQTT-4.4.0-1", "MQTT-4.1.0-1", "MQTT-4.6.0-6", "MQTT-3.1.2-5")
@@ -65,11 +59,11 @@ def test_acknowledged_means_safe_under_load(broker: Broker, seed: int) -> None:
 
     def complete(subscriber: Subscriber) -> bool:
         wanted = [p for p in publishers if subscriber not in online or p.qos == online.index(subscriber) + 1]
-        return subscriber.idle and all(set(subscriber.payloads(p.topic)) >= set(p.safe) for p in wanted)
+        return all(subscriber.has(p.topic, p.safe) for p in wanted)
 
     everybody.until(lambda: all(map(complete, subscribers)))
     for subscriber in [online[0], offline, roaming]:
-        assert first_occurrences(subscriber.payloads("load/1")) == publishers[0].safe
+        assert subscriber.once("load/1") == publishers[0].safe
     for subscriber in [online[1], offline, roaming]:
         assert subscriber.payloads("load/2") == publishers[1].safe
     for subscriber in subscribers:
@@ -114,7 +108,7 @@ def test_killed_between_pubrec_and_pubrel_of_a_publisher(broker: Broker) -> None
         publisher.expect(wire.pubcomp(10))
         publisher.publish("once", b"second", 2, packet_id=10)
     with broker.wire().connect("reader", clean=False, present=True) as reader:
-        assert [take(reader).payload for _ in range(2)] == [b"first", b"second"]
+        assert [reader.take().payload for _ in range(2)] == [b"first", b"second"]
         reader.expect_silence()
 
 
@@ -133,15 +127,8 @@ def test_killed_after_pubcomp_of_a_publisher(broker: Broker) -> None:
         publisher.expect(wire.pubcomp(10))
         publisher.publish("once", b"second", 2, packet_id=10)
     with broker.wire().connect("reader", clean=False, present=True) as reader:
-        assert [take(reader).payload for _ in range(2)] == [b"first", b"second"]
+        assert [reader.take().payload for _ in range(2)] == [b"first", b"second"]
         reader.expect_silence()
-
-
-def take(reader: Wire) -> Published:
-    """Receive one message and finish its exchange."""
-    message = reader.expect_published()
-    reader.acknowledge(message)
-    return message
 
 
 @pytest.mark.rule("MQTT-3.3.1-1", "MQTT-4.4.0-1", "MQTT-2.3.1-4")
@@ -199,7 +186,7 @@ def test_retained_messages_survive(broker: Broker) -> None:
     broker.restart()
 
     with broker.wire().connect("reader").subscribe(("kept/#", 2)) as reader:
-        found = [take(reader) for _ in range(2)]
+        found = [reader.take() for _ in range(2)]
         assert sorted((m.topic, m.payload, m.qos, m.retain) for m in found) == [
             ("kept/a", b"new", 1, True),
             ("kept/b", b"two", 2, True),
@@ -224,7 +211,7 @@ def test_sessions_and_subscriptions_survive(broker: Broker, end: str) -> None:
         for topic in ("stay", "change", "leave"):
             writer.publish(topic, topic.encode(), 2)
     with broker.wire().connect("persistent", clean=False, present=True) as persistent:
-        assert [(m.topic, m.qos) for m in (take(persistent), take(persistent))] == [("stay", 1), ("change", 1)]
+        assert [(m.topic, m.qos) for m in (persistent.take(), persistent.take())] == [("stay", 1), ("change", 1)]
         persistent.expect_silence()
     broker.wire().connect("clean", clean=False, present=False).close()
 
@@ -244,7 +231,7 @@ def test_wills_of_a_killed_broker(broker: Broker) -> None:
     broker.restart()
 
     with broker.wire().connect("watcher", clean=False, present=True) as watcher:
-        wills = [take(watcher), take(watcher)]
+        wills = [watcher.take(), watcher.take()]
         assert sorted((m.topic, m.payload) for m in wills) == [("wills/kept", b"kept"), ("wills/plain", b"plain")]
     # A session that begins only now: a will that is published again would be new to it.
     with broker.wire().connect("second", clean=False) as second:
@@ -254,6 +241,6 @@ def test_wills_of_a_killed_broker(broker: Broker) -> None:
     with broker.wire().connect("second", clean=False, present=True) as second:
         second.expect_silence()
     with broker.wire().connect("late").subscribe(("wills/#", 1)) as late:
-        message = take(late)
+        message = late.take()
         assert (message.topic, message.payload, message.retain) == ("wills/kept", b"kept", True)
         late.expect_silence()

@@ -17,6 +17,11 @@ from tests.support import wire
 from tests.support.wire import PATIENCE, Address, Framer, Packet, Published, Wire, WireError
 
 
+def numbers(start: int, end: int) -> list[bytes]:
+    """Payloads, in order."""
+    return [b"%d" % number for number in range(start, end)]
+
+
 class Peer:
     """A client with a persistent session, which the broker has already if it is `known`; or with a `clean` one.
     `level` 4 is MQTT 3.1.1, 5 is 5.0."""
@@ -215,6 +220,14 @@ class Subscriber(Peer):
     def payloads(self, topic: str) -> list[bytes]:
         """What came on one topic, in order."""
         return [message.payload for message in self.received if message.topic == topic]
+
+    def once(self, topic: str) -> list[bytes]:
+        """The same without the repeats that QoS 1 allows."""
+        return list(dict.fromkeys(self.payloads(topic)))
+
+    def has(self, topic: str, payloads: Iterable[bytes]) -> bool:
+        """Whether each of these came, and no QoS 2 exchange is half done."""
+        return self.idle and set(self.payloads(topic)) >= set(payloads)
 
 
 class Pump:

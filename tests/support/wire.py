@@ -285,6 +285,12 @@ class Wire:
         """The next packet is a PUBLISH."""
         return self.packet().published
 
+    def take(self) -> Published:
+        """Receive one message and finish its exchange."""
+        message = self.expect_published()
+        self.acknowledge(message)
+        return message
+
     def expect_closed(self) -> None:
         """The broker closes, and sends nothing before it."""
         try:
