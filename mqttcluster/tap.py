@@ -13,7 +13,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -117,6 +117,7 @@ def makeService(options: Options) -> IService:
     """The service for twistd. If anything is wrong: all problems on standard error, and SystemExit with status 1."""
     from twisted.internet import reactor
 
+    hangup = Hangup(reactor)
     twistd: Mapping[str, Any] = options.parent or {}
     base = os.path.abspath(twistd.get("rundir") or ".")
     loaded = load(options.given, os.environ, base)
@@ -131,7 +132,7 @@ def makeService(options: Options) -> IService:
     if loaded.problems:
         complain([str(problem) for problem in loaded.problems])
         sys.exit(1)
-    node = _Node(config, reactor, access, doors)
+    node = _Node(config, reactor, access, doors, hangup)
     return BrokerService(
         node,
         doors,
@@ -144,10 +145,35 @@ def makeService(options: Options) -> IService:
     )
 
 
+class Hangup:
+    """SIGHUP, from before the files are read for the first time: it would end a process that does not expect it, and
+    what it asks for is not to be missed."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._call: Callable[[], None] | None = None
+        self._early = False
+        signal.signal(signal.SIGHUP, self._came)
+
+    def _came(self, *_: object) -> None:
+        if self._call is None:
+            self._early = True
+        else:
+            self._reactor.callFromThread(self._call)
+
+    def deal_with(self, call: Callable[[], None]) -> None:
+        """Make this call for each signal, and for those that have come."""
+        self._call = call
+        if self._early:
+            call()
+
+
 class _Node:
     """The broker with its store, and the protocols in front of it."""
 
-    def __init__(self, config: Config, reactor: Any, access: Access, doors: Sequence[Listener]) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, access: Access, doors: Sequence[Listener], hangup: Hangup
+    ) -> None:
         names = {field.name for field in dataclasses.fields(Settings)}
         settings = Settings(**{name: getattr(config, name) for name in names})
         settings = dataclasses.replace(settings, max_connections=_allow_files(config.max_connections))
@@ -160,6 +186,7 @@ class _Node:
         self._broker = Broker(store, settings, reactor, who, what, backplane, metrics, access.methods)
         self._access = access
         self._doors = doors
+        self._hangup = hangup
         self._certificates = [door.certificate for door in doors if door.certificate is not None]
         if isinstance(store, IObserved):
             store.observe(metrics.store_batch)
@@ -177,7 +204,7 @@ class _Node:
         if hasattr(select, "epoll"):
             self._gather = Gather(self._reactor, self._broker.output)
         self._lag.start()
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        self._hangup.deal_with(self._reload)
         self._look_at_certificates()
         return self._broker.start()
 

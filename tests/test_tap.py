@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from mqttcluster.tap import Options
+from mqttcluster.tap import Hangup, Options
+from tests.storage.driver import QueueReactor
 from tests.support.certificates import Certificates
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,3 +290,20 @@ class TestCommandLine:
         text = capsys.readouterr().out
         assert "--websocket-origins=" in text
         assert "--allow-anonymous " in text
+
+
+def test_a_hangup_while_the_files_are_read_for_the_first_time() -> None:
+    """It does not end the process, and the files are read once more."""
+    before = signal.getsignal(signal.SIGHUP)
+    asked: list[str] = []
+    reactor = QueueReactor()
+    try:
+        hangup = Hangup(reactor)
+        os.kill(os.getpid(), signal.SIGHUP)
+        hangup.deal_with(lambda: asked.append("read again"))
+        assert asked == ["read again"]
+        os.kill(os.getpid(), signal.SIGHUP)
+        reactor.turn()
+        assert len(asked) == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -58,6 +58,7 @@ class Ledger:
         self._path = path
         self._limits = limits
         self._synchronous = synchronous
+        self._failed = False
 
     # The file and its transactions
 
@@ -83,8 +84,10 @@ class Ledger:
     def commit(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
+            self._failed = False
 
     def rollback(self) -> None:
+        self._failed = True
         self._writes.forget()
         self._accounts.restore()
         if self._connection.in_transaction:
@@ -328,6 +331,8 @@ class Ledger:
             self._forget_will(client_id, epoch)
 
     def due(self, now: float, limit: int) -> Due:
+        if self._failed:  # whether there is room again is seen by writing only
+            self._writes.reserve(self._accounts.reserved)
         self._writes.flush()
         rows = self._connection.execute
         over = rows(

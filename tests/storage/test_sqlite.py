@@ -399,6 +399,28 @@ class TestFailures:
         assert driver.recover().retained == []
         stop(driver)
 
+    def test_a_file_that_cannot_be_written_is_noticed_by_itself(self, tmp_path: Path) -> None:
+        """A node whose disk is full is not ready, though nobody has anything for it to store; until there is room."""
+        driver = open_store(tmp_path / "store")
+        opened = driver.open()
+        store = driver.store
+        assert isinstance(store, SqliteStore)
+        outcome(store._worker.submit(lambda: writable(store, False)), driver.reactor)
+        assert driver.due(0).wills == []
+        with pytest.raises(StoreError):
+            driver.publish(message("x"), to(opened))
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                driver.due(0)
+        outcome(store._worker.submit(lambda: writable(store, True)), driver.reactor)
+        assert driver.due(0).wills == []
+        assert driver.publish(message("x"), to(opened)).sequences == [1]
+        stop(driver)
+
 
 def limit_pages(store: SqliteStore, pages: int) -> None:
     store._ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def writable(store: SqliteStore, allowed: bool) -> None:
+    store._ledger._connection.execute(f"PRAGMA query_only = {int(not allowed)}")
