@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -81,6 +81,8 @@ class Sessions:
         self._overtaken: dict[str, int] = {}
         #: Client id -> the end of a connection that the store has failed to take note of.
         self._untold: dict[str, _End] = {}
+        #: Client id -> what fires when the store has answered to the end of its last connection.
+        self._telling: dict[str, Deferred[None]] = {}
         #: Durable sessions, connected or not, and clean ones while connected.
         self.subscribers: dict[str, Subscriber] = {}
 
@@ -225,7 +227,7 @@ class Sessions:
             self._overtaken[client_id] = max(epoch, self._overtaken.get(client_id, 0))
         client = self.connected.get(client_id)
         if client is None or client.outlet is None or client.outlet.epoch >= epoch:
-            return succeed(None)
+            return self._told(client_id)  # before the other node publishes a will that DISCONNECT has discarded
         self._metrics.takeovers += 1
         client.taken_over()
         return client.idle()
@@ -298,7 +300,22 @@ class Sessions:
         closing = self._store.close(
             end.client_id, end.epoch, end.publish_will, end.sent, end.now, end.expiry, end.grace
         )
-        return closing.addCallbacks(told, failed)
+        telling = self._telling[end.client_id] = closing.addCallbacks(told, failed)
+
+        def finished(_: object) -> None:
+            if self._telling.get(end.client_id) is telling:
+                del self._telling[end.client_id]
+
+        return telling.addCallback(finished)
+
+    def _told(self, client_id: str) -> Deferred[None]:
+        """Fires when the store has answered to the end of the last connection of this client id, if it was told."""
+        answered: Deferred[None] = Deferred()
+        if client_id in self._telling:
+            self._telling[client_id].addCallback(lambda _: answered.callback(None))
+        else:
+            answered.callback(None)
+        return answered
 
     async def tell_again(self) -> None:
         """Tell the store of connections that ended while it failed. What has come since then makes it stale [G3]."""
@@ -370,4 +387,5 @@ class Sessions:
         self._rung.clear()
         self._overtaken.clear()
         self._untold.clear()
+        self._telling.clear()
         self.subscribers.clear()

@@ -289,6 +289,10 @@ class IStore(Protocol):
         whichever is first; else it is dropped. `sent` is the highest sequence sent so far; `expiry` replaces that of
         `open`, unless that was 0 [MQTT-3.14.2-2].
 
+        A connection that was taken over has no session to end. Its client may have said goodbye before: without
+        `publish_will`, a will that was left for it is dropped as long as nobody has begun to publish it
+        [MQTT-3.14.4-3].
+
         `grace` (seconds) is for a node that leaves and whose client comes back elsewhere: the will is due no earlier
         than that, and whatever becomes of the session, an `open` of this client id cancels it until then."""
 

@@ -213,6 +213,8 @@ class MemoryStore:
     ) -> Closed:
         session = self._owned(client_id, epoch)
         if session is None:
+            if not publish_will:
+                self._wills.pop((client_id, epoch), None)
             return Closed.STALE
         if expiry is not None and session.expiry:
             session.expiry = expiry

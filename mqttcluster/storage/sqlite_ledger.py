@@ -212,6 +212,8 @@ class Ledger:
     ) -> Closed:
         account = self._accounts.owned(client_id, epoch)
         if account is None:
+            if not publish_will and (client_id, epoch) in self._accounts.due_at:
+                self._forget_will(client_id, epoch)
             return Closed.STALE
         if expiry is not None and account.expiry:
             account.expiry = expiry

@@ -692,6 +692,16 @@ class LastingContract:
         store.close("c", second.epoch, now=8.0)
         assert self.due(store, 8.0) == ([("c", b"old")] if published else []) + [("c", b"new")]
 
+    @pytest.mark.parametrize("clean", [False, True])
+    def test_a_goodbye_that_comes_after_the_takeover(self, store: Driver, clean: bool) -> None:
+        """The client said DISCONNECT to one node and was faster at another [MQTT-3.14.4-3]."""
+        first = store.open(will=will("old"))
+        second = store.open(clean=clean, will=will("new"), now=7.0)
+        assert store.close("c", first.epoch, publish_will=False, now=7.0) is Closed.STALE
+        assert self.due(store, 8.0) == []
+        assert store.close("c", second.epoch, now=8.0) is Closed.KEPT
+        assert self.due(store, 8.0) == [("c", b"new")]
+
     def test_a_will_is_published_once(self, store: Driver) -> None:
         subscriber = store.open("s")
         first = store.open(will=will())

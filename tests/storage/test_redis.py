@@ -14,7 +14,7 @@ from mqttcluster.storage.interfaces import GONE, IStore, QueueLimits, StoreError
 from mqttcluster.storage.redis_cluster import check_files, found, redacted
 from mqttcluster.storage.redis_store import RedisStore
 from tests.cluster.redis_server import ClusterMaster, RedisServer, Sentinel, free_port
-from tests.storage.contract import Contract, LastingContract, Make, payloads
+from tests.storage.contract import Contract, LastingContract, Make, payloads, will
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
 from tests.storage.redis_nodes import Nodes
 from tests.support.certificates import Certificates
@@ -71,6 +71,13 @@ class TestRedis(Contract):
         again = store.publish(message("old", qos=2, retain=True), retain=True, exchange=exchange)
         assert again.version == 0
         assert [each.payload for each in store.recover().retained] == [b"new"]
+
+    def test_the_clock_of_the_next_node_is_a_little_slow(self, store: Driver) -> None:
+        """A will without a delay does not wait: the client that comes back does not cancel it [MQTT-3.1.2-8]."""
+        first = store.open(will=will())
+        store.close("c", first.epoch, now=5.0)
+        assert store.open(now=4.9).present
+        assert [text.payload for _, _, text in store.due(5.0).wills] == [b"gone"]
 
 
 class TestRedisRestarted(LastingContract):

@@ -164,7 +164,12 @@ function operations.c(again)
     take_session(), take(), take(), take(), take(), take(), take(), take()
   changed = true
   if again then return again end
-  if epoch ~= session.epoch or session.owner == '' then return 'STALE' end
+  if epoch ~= session.epoch or session.owner == '' then
+    -- Another node was faster; its client had said goodbye all the same [MQTT-3.14.4-3].
+    local name = epoch .. ':' .. cid
+    if publish_will == '0' and redis.call('HEXISTS', KEYS[5], 't' .. name) == 0 then drop_will(name) end
+    return 'STALE'
+  end
   local before = redis.call('HGET', session.s, 'expiry')
   -- A session without expiry cannot get one at its end [MQTT-3.14.2-2].
   if expiry == '' or before == '0' then expiry = before end

@@ -216,8 +216,9 @@ local function connect(session, cid, clean, expiry, will, delay, now)
     else
       over = over or v[2] ~= '' and tonumber(v[2]) <= tonumber(now)
       local name = before .. ':' .. cid
+      -- By the clock of another node one without delay may seem to wait.
       if waits(name, now) then
-        if over then redis.call('ZADD', KEYS[4], now, name) else drop_will(name) end
+        if over then redis.call('ZADD', KEYS[4], now, name) elseif v[3] ~= '0' then drop_will(name) end
       end
     end
     present = not over

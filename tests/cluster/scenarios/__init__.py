@@ -48,6 +48,7 @@ elsewhere that show it on real processes (tests/cluster), or on stores alone (te
 18. a will falls due as its client comes back
       test_will_falls_due_as_its_client_comes_back
       [TestWills]
+      test_client_says_goodbye_and_is_faster_at_another_node
 19. Redis is started again without its last second
       test_deliveries_go_on_when_redis_has_forgotten_some
       test_session_goes_on_when_redis_has_forgotten_its_connection

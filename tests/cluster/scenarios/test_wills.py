@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from mqttcluster.broker.broker import GRACE
 from mqttcluster.mqtt.packets import Connack, Connect, Disconnect, Will
@@ -212,6 +213,34 @@ def test_a_client_that_is_sent_away_comes_at_once(stage: Stage, version: int) ->
     b.connect("mortal", version=version)
     stage.world.wait(stopping)
     stage.nodes.remove(a)
+    nothing_is_due(stage)
+    stage.end("will")
+    assert watcher.take_rest() == []
+
+
+def test_client_says_goodbye_and_is_faster_at_another_node(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DISCONNECT at one node, CONNECT at another before the first has told the store: nobody sees the will
+    [MQTT-3.14.4-3]."""
+    a, b = stage.start("a", "b")
+    watcher = b.connect("watcher").subscribe("will")
+    mortal = a.connect("mortal", clean=False, will=Will("will", b"gone", 1))
+    closing = a.store.keep_request("close")
+    mortal.send(Disconnect()).until_closed()
+    stage.until(lambda: closing.reached)
+    asked: list[Deferred[None]] = []
+    give_way = a.broker.sessions.give_way
+
+    def notice(client_id: str, epoch: int) -> Deferred[None]:
+        asked.append(give_way(client_id, epoch))
+        return asked[-1]
+
+    monkeypatch.setattr(a.broker.sessions, "give_way", notice)
+    again = b.peer()
+    again.send(Connect("mortal", 4, clean_start=False))
+    stage.until(lambda: asked)
+    assert not asked[0].called, "it lets go when the store knows"
+    closing.open()
+    again.expect(Connack(True))
     nothing_is_due(stage)
     stage.end("will")
     assert watcher.take_rest() == []
