@@ -254,7 +254,8 @@ class Publishing:
         return self._routing.match(message.topic, message.publisher)
 
     def _may_retain(self, message: Message) -> bool:
-        if len(self._retained) < self._max_retained or message.topic in self._retained or not message.payload:
+        room = self._retained.of_clients < self._max_retained
+        if room or message.topic in self._retained or not message.payload:
             return True
         self._metrics.dropped["retained_full"] += 1
         return False

@@ -17,6 +17,8 @@ class Retained:
 
     def __init__(self) -> None:
         self._tree: NameTree[Message] = NameTree()
+        #: How many topics under ``$`` have one; those are the broker's own.
+        self._own = 0
         #: Topic -> when its message expires, for those that do.
         self._expiring: dict[str, float] = {}
         #: The same in order, and what is not true any more.
@@ -25,11 +27,18 @@ class Retained:
     def __len__(self) -> int:
         return len(self._tree)
 
+    @property
+    def of_clients(self) -> int:
+        """How many topics have one that a client published."""
+        return len(self._tree) - self._own
+
     def __contains__(self, topic: str) -> bool:
         return self._tree.get(topic) is not None
 
     def apply(self, message: Message) -> None:
         """Replace what the topic had; an empty payload removes it and is not kept [MQTT-3.3.1-10] [MQTT-3.3.1-11]."""
+        if message.topic.startswith("$"):
+            self._own += bool(message.payload) - (message.topic in self)
         if message.payload:
             self._tree.set(message.topic, message)
             if message.expires_at is not None:

@@ -402,9 +402,12 @@ def test_the_number_of_levels_is_bounded() -> None:
     assert subscribe_to(world.connect("late"), ("#", 0)).bytes() == b""
 
 
-def test_the_number_of_retained_messages_is_bounded() -> None:
-    """At `max_retained` topics a new one is delivered and not kept; old ones can be replaced, or cleared for others."""
-    world = World(max_retained=2)
+@pytest.mark.parametrize("sys_interval", [0, 10], ids=["alone", "beside the broker's own"])
+def test_the_number_of_retained_messages_is_bounded(sys_interval: int) -> None:
+    """At `max_retained` topics a new one is delivered and not kept; old ones can be replaced, or cleared for others.
+    Those under $SYS take nobody's place."""
+    world = World(max_retained=2, sys_interval=sys_interval)
+    world.advance(30)
     publisher, watcher = world.connect("p"), subscribe_to(world.connect("w"), ("#", 0))
     for topic, payload in (("a", b"1"), ("b", b"2"), ("c", b"3"), ("a", b"4")):
         send(publisher, topic, payload, 1, retain=True)
