@@ -257,7 +257,7 @@ class Config:
     max_queued: int = _option(
         kinds.count(1, 10_000_000),
         1000,
-        "messages kept for one session, in flight ones included",
+        "messages kept for one session, in flight ones included; those of a clean session come on top",
         group=_LIMITS,
         others="mosquitto: 1000; EMQX 5: 1000",
     )
