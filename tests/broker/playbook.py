@@ -85,10 +85,10 @@ class HeldStore:
         return len(self._waiting)
 
     def release_all(self) -> None:
-        """Hold nothing any more."""
-        self.holding = False
+        """Hold nothing any more. What is asked meanwhile is answered behind what was asked before, as a store does."""
         while self._waiting:
             self.answer()
+        self.holding = False
 
 
 class Peer:
