@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -138,12 +138,17 @@ class Subscribing:
         """Remove the subscriptions whose filters are equal, character by character, and answer in any case."""
         outlet = client.outlet
         assert outlet is not None
-        reasons = await self.withdraw(client, packet.filters)
-        if reasons is not None and not outlet.closed:
+        withdrawn = await self.withdraw(client, packet.filters)
+        if withdrawn is None:
+            return
+        reasons, over = withdrawn
+        await over
+        if not outlet.closed:
             client.send_packet(Unsuback(packet.packet_id, reasons))
 
-    async def withdraw(self, client: Client, filters: Sequence[str]) -> list[Reason] | None:
-        """Remove subscriptions. Answers for each filter whether there was one; None if the session has moved on."""
+    async def withdraw(self, client: Client, filters: Sequence[str]) -> tuple[list[Reason], Deferred[None]] | None:
+        """Remove subscriptions. Answers for each filter whether there was one, and what fires when nothing more comes
+        for them [MQTT-3.10.4-2]; None if the session has moved on."""
         outlet = client.outlet
         assert outlet is not None
         present = [f for f in filters if f in outlet.subscriber.subscriptions]
@@ -160,11 +165,9 @@ class Subscribing:
         announced = self._announce(client, change)
         if outlet.session.feed and not outlet.closed:
             outlet.feed.unsubscribed()
-        if present and (change.durable or change.remove):
-            # Who has not heard of it may still put messages into the queue [MQTT-3.10.4-2]. What comes by channel or
-            # link is looked at here.
-            await announced
-        return reasons
+        # Who has not heard of it may still put messages into the queue. What comes otherwise is looked at here.
+        queued = present and (change.durable or change.remove)
+        return reasons, announced if queued else succeed(None)
 
     def _check_available(self, client: Client, packet: Subscribe) -> None:
         """What CONNACK says not to be there must not be asked for. Before MQTT 5.0 it is refused filter by filter."""
