@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support import wire
 from tests.support.brokers import ROOT
+from tests.support.ports import free_port
 from tests.support.process import TCP, Broker
 
 
@@ -42,6 +44,18 @@ def test_a_broker_that_does_not_open(tmp_path: Path) -> None:
     broker = Broker(Script("__import__('signal').pause()"), tmp_path, [TCP])
     with pytest.raises(AssertionError, match="has not opened"):
         broker.start(deadline=0.2)
+
+
+def test_a_port_stays_free() -> None:
+    """Nobody answers at it or can have it by chance; a server that names it gets it, as often as it is started."""
+    port = free_port()
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+        with pytest.raises(OSError, match="in use"):
+            socket.socket().bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)):
+            socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_faults_in_the_log(tmp_path: Path) -> None:

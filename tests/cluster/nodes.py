@@ -5,6 +5,7 @@ Nothing here is mocked and nothing waits for a time to pass. Deadlines end a tes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,9 +21,8 @@ from tests.support import wire
 from tests.support.brokers import Mqttcluster
 from tests.support.certificates import Certificates
 from tests.support.process import TCP, Broker
+from tests.support.wire import PATIENCE, Wire
 
-#: Seconds; only a test that has failed waits as long.
-PATIENCE = 30.0
 #: Without a sign of life for this long a node may not act; for this long, it is dead.
 LEASE, DEAD_AFTER = 2.5, 6.0
 
@@ -126,6 +126,35 @@ class Cluster:
         with self.redis.client() as client:
             return sorted(name.decode() for name in client.hkeys("mc:{c}:nodes"))
 
+    def id(self, number: int) -> str:
+        """The id of a node that is a member."""
+        [found] = [member for member in self.members() if member.startswith(f"{self.nodes[number].name}-")]
+        return found
+
+    def buried(self, node: str) -> bool:
+        """Whether the others have taken the node of this id for dead."""
+        with self.redis.client() as client:
+            return bool(client.hexists("mc:{c}:graves", node))
+
+    def acts(self, node: str) -> bool:
+        """Whether the node of this id has a lease."""
+        with self.redis.client() as client:
+            seconds, microseconds = client.time()
+            record = client.hget("mc:{c}:nodes", node)
+        return record is not None and int(record.split()[0]) > 1000 * seconds + microseconds // 1000
+
+    def settled(self, client_id: str) -> None:
+        """Until Redis has noted that this client has acknowledged everything. What is not noted yet when it connects
+        elsewhere is sent once more."""
+
+        def noted() -> bool:
+            with self.redis.client() as client:
+                tags = [f"mc:{{p{number}}}" for number in range(16)]
+                waiting = any(client.xlen(f"{tag}:q:{client_id}") for tag in tags)
+                return not waiting and not client.exists(*(f"{tag}:r:{client_id}" for tag in tags))
+
+        until(noted)
+
     def until_nothing_is_due(self) -> None:
         """Until no will waits to be published."""
 
@@ -151,12 +180,26 @@ def until(condition: Callable[[], bool], deadline: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
+def come_back(node: Node, client_id: str, present: bool = True) -> Wire:
+    """Resume a session, if it is `present`, as soon as the node lets in anybody."""
+    end = monotonic() + PATIENCE
+    while True:
+        client = node.wire()
+        client.send(wire.connect(client_id, clean=False))
+        with contextlib.suppress(wire.ClosedByBroker):  # as it closed all those before
+            answer = client.packet()
+            if answer == bytes([0x20, 2, present, 0]):
+                return client
+            assert answer == bytes.fromhex("20 02 00 03")
+        assert monotonic() < end
+        client.close()
+        time.sleep(0.05)
+
+
 def expect_nothing(node: Node, client_id: str) -> None:
-    """No message waits in a session. PUBREL may come again, if PUBCOMP was not yet noted when the session moved."""
+    """No message waits in a session that is `Cluster.settled`."""
     with node.wire().connect(client_id, clean=False, present=True) as client:
-        client.send(wire.PINGREQ_PACKET)
-        while (packet := client.packet()) != wire.PINGRESP_PACKET:
-            assert packet.type == wire.PUBREL, f"{client_id} got {packet.hex(' ')}"
+        client.expect_silence()
 
 
 class Cutter:

@@ -24,11 +24,10 @@ from redis.retry import Retry
 
 from tests.support.certificates import Certificates
 from tests.support.ports import free_port, keep
+from tests.support.wire import PATIENCE
 
 #: Where Redis keeps its append-only file: a directory, before 7.0 a single file.
 DATA = ("appendonlydir", "appendonly.aof")
-#: Seconds; only a test that has failed waits as long.
-PATIENCE = 30.0
 
 
 def free_cluster_port() -> int:

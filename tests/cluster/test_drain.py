@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.cluster.nodes import Cluster
 from tests.support.persistent import Publisher, Pump, Subscriber
@@ -17,18 +17,19 @@ def test_wills_of_clients_that_go_elsewhere(cluster: Callable[..., Cluster]) -> 
     """SIGTERM: who connects to another node in time is not reported dead, with a clean session or a kept one; who
     stays away is, once."""
     nodes = cluster(2)
-    with nodes[1].wire().connect("watcher").subscribe(("will/#", 1)) as watcher:
+    with ThreadPoolExecutor(1) as pool, nodes[1].wire().connect("watcher").subscribe(("will/#", 1)) as watcher:
         mortal = [
             nodes[0].wire().connect(name, clean=clean, will=(f"will/{name}", b"gone", 1, False))
             for name, clean in (("clean", True), ("kept", False), ("lost", True))
         ]
-        nodes[0].stop()
+        stopping = pool.submit(nodes[0].stop)
         for client in mortal:
             client.expect_closed()
         back = [
             nodes[1].wire().connect("clean", will=("will/clean", b"gone", 1, False)),
             nodes[1].wire().connect("kept", clean=False, present=True),
         ]
+        stopping.result()
         died = watcher.expect_published()
         assert died.topic == "will/lost"
         watcher.acknowledge(died)
@@ -52,14 +53,14 @@ def test_a_drain_under_load(cluster: Callable[..., Cluster]) -> None:
         publisher.connect(nodes[0].address)
     everybody.until(lambda: all(len(publisher.safe) >= 100 for publisher in publishers))
 
-    stopping = threading.Thread(target=nodes[0].stop)
-    stopping.start()
-    everybody.drop()
-    for client in (reader, *publishers):
-        client.connect(nodes[1].address)
-    everybody.until(lambda: all(publisher.done for publisher in publishers))
-    everybody.until(lambda: all(reader.has(p.topic, p.safe) for p in publishers))
-    stopping.join()
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(nodes[0].stop)
+        everybody.drop()
+        for client in (reader, *publishers):
+            client.connect(nodes[1].address)
+        everybody.until(lambda: all(publisher.done for publisher in publishers))
+        everybody.until(lambda: all(reader.has(p.topic, p.safe) for p in publishers))
+        stopping.result()
     assert reader.once("load/1") == publishers[0].safe == numbers(600)
     assert reader.payloads("load/2") == publishers[1].safe == numbers(600)
     everybody.drop()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import until
-from tests.cluster.redis_server import free_port
 from tests.support.brokers import ROOT
+from tests.support.ports import free_port, keep
 from tests.support.process import FAULTS, Process
 
 README = ROOT / "README.md"
@@ -45,6 +45,8 @@ def elsewhere(texts: list[str]) -> list[str]:
     while True:
         redis, first = str(free_port()), str(free_port())[:-1]
         if redis[:-1] != first and not any(taken(first + last) for last in "12"):
+            for last in "12":
+                keep(int(first + last))
             return [text.replace(REDIS, redis).replace(NODES[0][:-1], first) for text in texts]
 
 

@@ -96,7 +96,7 @@ class Member(Peer):
         self.send(wire.DISCONNECT_PACKET)
         self.acknowledges = False
         while self.socket is not None:
-            self.socket.settimeout(20)
+            self.socket.settimeout(wire.PATIENCE)
             self.read()
         self.acknowledges = True
 

@@ -203,8 +203,9 @@ def test_sessions_and_subscriptions_survive(broker: Broker, end: str) -> None:
     persistent.subscribe(("change", 1), packet_id=2)
     persistent.send(wire.unsubscribe(3, "leave"))
     persistent.expect("B0 02 00 03")
-    broker.wire().connect("clean").subscribe(("stay", 1))
+    clean = broker.wire().connect("clean").subscribe(("stay", 1))
     getattr(broker, end)()
+    clean.expect_closed()
     broker.start()
 
     with broker.wire().connect("writer") as writer:
@@ -222,13 +223,18 @@ def test_wills_of_a_killed_broker(broker: Broker) -> None:
     with broker.wire().connect("watcher", clean=False) as watcher:
         watcher.subscribe(("wills/#", 1))
         watcher.disconnect()
-    broker.wire().connect("plain", will=("wills/plain", b"plain", 1, False))
-    broker.wire().connect("kept", will=("wills/kept", b"kept", 1, True))
+    dying = [
+        broker.wire().connect("plain", will=("wills/plain", b"plain", 1, False)),
+        broker.wire().connect("kept", will=("wills/kept", b"kept", 1, True)),
+    ]
     broker.wire().connect("polite", will=("wills/polite", b"polite", 1, False)).disconnect()
     with broker.wire().connect("writer") as writer:
         # Acknowledged after the DISCONNECT was taken note of: the end of that will is safe, too.
         writer.publish("elsewhere", b"", 1)
     broker.restart()
+    for client in dying:  # until now they were there
+        client.expect_closed()
+        client.close()
 
     with broker.wire().connect("watcher", clean=False, present=True) as watcher:
         wills = [watcher.take(), watcher.take()]

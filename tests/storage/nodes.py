@@ -31,6 +31,8 @@ PATIENCE = 60.0
 TURN = 0.01
 #: Everything five times as fast as in earnest.
 FAST = Timing(lease=0.6, dead_after=1.5, beat=0.1, stale=0.25)
+#: For tests in which no lease is to run out, however slow the machine.
+LASTING = Timing(lease=60.0, dead_after=120.0, beat=0.1, stale=30.0)
 
 
 class World:

@@ -9,7 +9,7 @@ import pytest
 from mqttcluster.storage.local_backplane import LocalBackplane
 from tests.cluster.redis_server import RedisServer
 from tests.storage.backplane_contract import BackplaneContract
-from tests.storage.nodes import Cluster, Node, Side, World
+from tests.storage.nodes import LASTING, Cluster, Node, Side, World
 
 
 class TestLocal(BackplaneContract):
@@ -22,5 +22,5 @@ class TestRedis(BackplaneContract):
     @pytest.fixture
     def lone(self, world: World, redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Node]:
         cluster = Cluster(world, redis.url, f"{request.node.name}:")
-        yield cluster.node(start=False)
+        yield cluster.node(start=False, timing=LASTING)
         cluster.close()

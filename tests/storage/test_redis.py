@@ -13,11 +13,12 @@ from mqttcluster.mqtt.packets import Subscription
 from mqttcluster.storage.interfaces import GONE, IStore, QueueLimits, StoreError
 from mqttcluster.storage.redis_cluster import check_files, found, redacted
 from mqttcluster.storage.redis_store import RedisStore
-from tests.cluster.redis_server import ClusterMaster, RedisServer, Sentinel, free_port
+from tests.cluster.redis_server import ClusterMaster, RedisServer, Sentinel
 from tests.storage.contract import Contract, LastingContract, Make, payloads, will
 from tests.storage.driver import Driver, QueueReactor, message, outcome, to
 from tests.storage.redis_nodes import Nodes
 from tests.support.certificates import Certificates
+from tests.support.ports import free_port
 
 
 class TestRedis(Contract):

@@ -25,13 +25,14 @@ from mqttcluster.storage.redis_scripts import script
 from mqttcluster.storage.redis_wire import Wire
 from mqttcluster.storage.shared import Given, NodeInterest, SessionChange, Take
 from tests.cluster.redis_server import RedisServer
-from tests.storage.nodes import FAST, PATIENCE, Cluster, Node, Side, World, forward, reads
+from tests.storage.nodes import LASTING, PATIENCE, Cluster, Node, Side, World, forward, reads
 from tests.storage.redis_nodes import CuttingProxy
 
 #: For tests in which nobody is to be found dead, however slow the machine.
 PATIENT = Timing(lease=0.6, dead_after=60.0, beat=0.1, stale=0.25)
-#: For tests in which no lease is to run out.
-LASTING = Timing(lease=60.0, dead_after=120.0, beat=0.1, stale=30.0)
+#: For tests in which all leases run out and nobody is to be found dead: as long as the pauses between two attempts to
+#: reach Redis are, and some more, before one node may miss another.
+SLOW = Timing(lease=0.6, dead_after=4.0, beat=0.1, stale=0.25)
 
 
 @pytest.fixture
@@ -183,10 +184,11 @@ class TestRoutes:
         world.until(lambda: b.events.named("fenced")[-1] == (True,))
         world.rest(3 * PATIENT.beat)
         assert not b.backplane.valid()
+        assert b.events.interest == {}
         b.side.resume()
         world.until(b.backplane.valid)
         assert b.events.interest == {(a.id, "x"): 1}
-        assert b.events.named("fenced") == [(False,), (True,), (False,)]
+        assert b.events.named("fenced")[-1] == (False,)
 
     def test_a_woken_node_hears_first_that_it_is_late(self, world: World, cluster: Cluster) -> None:
         """Before it has read what it missed it acts on nothing [G5]."""
@@ -389,10 +391,10 @@ class TestLink:
         b = cluster.node(timing=LASTING)
         b.side.hold = reads
         accepted: list[bool] = []
-        for number in range(12):
+        for number in range(12):  # each a parcel of its own, as long as there is room
             a.backplane.link(b.id, forward(number)).addCallback(accepted.append)
-            world.rest(0.02)
-        world.until(a.backplane.congested)
+            world.until(lambda number=number: len(accepted) > number or a.backplane.congested())  # type: ignore[misc]
+        assert a.backplane.congested()
         assert len(accepted) < 12
         assert client.xlen(NodeKeys("mc:").link(b.id)) <= 3
         b.side.resume()
@@ -523,9 +525,9 @@ class TestDeath:
         world.until(b.backplane.valid)
         assert b.id != old
         assert world.wait(lost) is False
-        assert b.events.named("fenced") == [(False,), (True,), (False,)]
+        assert b.events.named("fenced")[-2:] == [(True,), (False,)]
         b.announce(NodeInterest("y", 1))
-        assert a.events.interest == {(b.id, "y"): 1}
+        world.until(lambda: a.events.interest == {(b.id, "y"): 1})
         assert world.wait(a.backplane.link(b.id, forward(2)))
         assert world.wait(b.backplane.link(a.id, forward(3)))
         world.until(lambda: numbers(b) == [2] and numbers(a) == [3])
@@ -558,7 +560,7 @@ class TestRedisAway:
     def test_a_restart_with_the_data_buries_nobody(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
         """A Redis that is away for longer than any lease is a pause: everybody is there again after it, nothing that
         was accepted is lost, what was said meanwhile arrives [G8]."""
-        a, b = cluster.node(), cluster.node()
+        a, b = cluster.node(timing=SLOW), cluster.node(timing=SLOW)
         a.announce(NodeInterest("x", 1))
         ids = a.id, b.id
         assert world.wait(a.backplane.link(b.id, forward(0)))
@@ -566,36 +568,37 @@ class TestRedisAway:
         world.until(lambda: not a.backplane.valid() and not b.backplane.valid())
         waiting = [a.backplane.link(b.id, forward(number)) for number in range(1, 20)]
         announced = fired(a.backplane.announce([NodeInterest("y", 1)]))
-        world.rest(FAST.dead_after + FAST.lease)
+        world.rest(SLOW.dead_after + SLOW.lease)
         assert not announced()
         redis.start()
         world.until(lambda: a.backplane.valid() and b.backplane.valid())
         assert all(world.wait(accepted) for accepted in waiting)
         world.until(announced)
         world.until(lambda: numbers(b) == list(range(20)))
-        world.rest(FAST.dead_after + FAST.lease)
+        world.rest(SLOW.dead_after + SLOW.lease)
         assert (a.id, b.id) == ids
-        assert {name for (_, name), bits in b.events.interest.items() if bits} == {"x", "y"}
+        world.until(lambda: {name for (_, name), bits in b.events.interest.items() if bits} == {"x", "y"})
         for node in (a, b):
             for event in ("evicted", "reap"):
                 assert not node.events.named(event)
 
     def test_a_pause_is_survived(self, world: World, cluster: Cluster, redis: RedisServer) -> None:
         """The same for a Redis that does not answer and keeps its connections."""
-        a, b = cluster.node(), cluster.node()
+        a, b = cluster.node(timing=SLOW), cluster.node(timing=SLOW)
         redis.pause()
         world.until(lambda: not a.backplane.valid() and not b.backplane.valid())
-        world.rest(FAST.dead_after)
+        world.rest(SLOW.dead_after)
         redis.resume()
         world.until(lambda: a.backplane.valid() and b.backplane.valid())
         a.announce(NodeInterest("x", 1))
-        assert b.events.interest == {(a.id, "x"): 1}
+        world.until(lambda: b.events.interest == {(a.id, "x"): 1})
         assert not a.events.named("evicted")
         assert not b.events.named("evicted")
 
     def test_a_redis_that_was_emptied_is_filled_again(self, world: World, cluster: Cluster, client: Any) -> None:
         """Nodes find each other again, and know what the others want."""
-        a, b = cluster.node(), cluster.node()
+        slow = Timing(lease=1.5, dead_after=60.0, beat=0.1, stale=1.0)
+        a, b = cluster.node(timing=slow), cluster.node(timing=slow)
         a.announce(NodeInterest("x", 1))
         b.announce(NodeInterest("y", 2))
         loads = [len(node.events.named("load")) for node in (a, b)]
@@ -660,11 +663,16 @@ class TestRedisAway:
                 world.until(lambda: a.id.encode() in new.hkeys("mc:{c}:nodes"))
                 new.execute_command("REPLICAOF", "NO", "ONE")
                 proxy.lead_to(replica.port)
-                writers = [each["id"] for each in old.client_list() if each["cmd"].startswith("evalsha")]
-                assert len(writers) == 2
+                writers: list[str] = []
+
+                def seen() -> bool:  # by what each has said last
+                    writers[:] = [each["id"] for each in old.client_list() if each["cmd"].startswith("evalsha")]
+                    return len(writers) == 2
+
+                world.until(seen)
                 for writer in writers:
                     old.execute_command("CLIENT", "KILL", "ID", writer)
-                world.until(lambda: all(len(node.events.named("load")) == 2 for node in (a, b)))
+                world.until(lambda: all(len(node.events.named("load")) >= 2 for node in (a, b)))
                 assert world.wait(a.backplane.link(b.id, forward(1)))
                 world.until(lambda: numbers(b) == [0, 1])
 
@@ -685,7 +693,7 @@ class TestRedisAway:
         snapshot = redis.snapshot()
         a.announce(NodeInterest("y", 1), NodeInterest("x", 0))
         redis.go_back_to(snapshot)
-        world.until(lambda: len(a.events.named("load")) == 2 and len(b.events.named("load")) == 2)
+        world.until(lambda: len(a.events.named("load")) >= 2 and len(b.events.named("load")) >= 2)
         world.until(lambda: a.backplane.valid() and b.backplane.valid())
         c = cluster.node(timing=PATIENT)
         for node in (b, c):

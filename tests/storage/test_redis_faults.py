@@ -158,13 +158,14 @@ class TestCutConnections:
             load.check()
             sizes[requests] = proxy.passed - start
         chance = random.Random(1)
-        for seed in range(40):
+        seed = 0
+        while proxy.cuts < 35:  # a load whose calls go out in larger batches may end before it is cut
+            seed += 1
             load = Load(node, seed)
             requests = bool(seed % 2)
             proxy.cut_after(chance.randint(1, sizes[requests]), requests)
             load.run()
             load.check()
-        assert proxy.cuts > 30
 
     def test_opening_and_closing_are_done_once(self, nodes: Nodes, proxy: CuttingProxy) -> None:
         """A close whose answer was lost is not "stale" when it is sent again, and a will is left once."""
@@ -267,7 +268,7 @@ class TestAway:
     def test_a_redis_that_hangs(self, nodes: Nodes, redis: RedisServer) -> None:
         """It is given up after the timeout and asked again; when it wakes it finds the same batch twice, and does it
         once."""
-        node = nodes.make("a", timeout=0.2)
+        node = nodes.make("a", timeout=1.0)
         load = Load(node, 2)
         redis.pause()
         load.run(100)

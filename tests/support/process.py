@@ -162,7 +162,7 @@ class Broker:
         """A new connection over TCP."""
         return Wire(self.address)
 
-    def start(self, deadline: float = PATIENCE) -> None:
+    def start(self, deadline: float = 2 * PATIENCE) -> None:
         """Start it, and return when every listener is open. Fails with its log after `deadline` seconds."""
         seen, waiting, end = len(self.log.lines), set(self.ports), time.monotonic() + deadline
         process = self._process = Process(self.recipe.command(self.run, self.ports), self.run, self.log)
