@@ -33,7 +33,7 @@ PATIENCE = 0.25
 TRIM_AFTER, TRIM_ENTRIES = 0.1, 1000
 #: Entries of a stream, and messages of a channel, in one batch.
 BATCH = 100
-#: A channel that was silent for so long (seconds) is asked whether it is still there.
+#: A channel that was silent for so long (seconds) is asked whether it is still there, and has as long for its answer.
 SILENCE = 2.0
 
 
@@ -266,19 +266,19 @@ class ChannelReader(Reader):
             wire.read()
         self._subscribed = True
         self._reactor.callFromThread(self._tell, server)
-        heard = monotonic()
-        asked = False
+        heard, asked = monotonic(), 0.0
         while not self._stopping.is_set():
             self._look_for_another()
             if not wire.wait(PATIENCE):
-                silent = monotonic() - heard
-                if silent > 2 * SILENCE:
-                    raise Lost("a channel does not answer")
-                if silent > SILENCE and not asked:
+                now = monotonic()
+                if not asked and now - heard > SILENCE:
                     wire.send("PING")
-                    asked = True
+                    asked = now
+                # This process may have stood still, or dealt with the last batch: what counts is the answer.
+                elif asked and now - asked > SILENCE and not wire.wait(0):
+                    raise Lost("a channel does not answer")
                 continue
-            heard, asked = monotonic(), False
+            heard, asked = monotonic(), 0.0
             batch = Batch()
             while True:
                 self._read(batch, wire.read())

@@ -16,7 +16,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from mqttcluster.mqtt.packets import Subscription
-from mqttcluster.storage import redis_lanes
+from mqttcluster.storage import redis_lanes, redis_readers
 from mqttcluster.storage.envelopes import encode, pack
 from mqttcluster.storage.interfaces import StoreError
 from mqttcluster.storage.redis_members import NodeKeys, Timing, heartbeat
@@ -331,6 +331,26 @@ class TestChannel:
         assert sorted(set(numbers(b))) == numbers(b)
         assert b.backplane.counts.channel_gaps >= 1  # type: ignore[attr-defined]
 
+
+    def test_a_node_that_stood_still_keeps_its_channel(
+        self, world: World, cluster: Cluster, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that gets no time for some seconds has not lost its channel: it asks first. What is published while
+        a channel is made anew would be lost for nothing."""
+        clock = [0.0]
+        monkeypatch.setattr(redis_readers, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(redis_readers, "PATIENCE", 0.02)
+        a, b = cluster.node(timing=LASTING), cluster.node(timing=LASTING)
+
+        def pings() -> int:
+            return int(client.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+        before = pings()
+        clock[0] += 10 * redis_readers.SILENCE
+        world.until(lambda: pings() >= before + 2)
+        a.backplane.cast(b.id, forward(1))
+        world.until(lambda: numbers(b) == [1])
+        assert not b.backplane.counts.channel_gaps  # type: ignore[attr-defined]
 
     def test_an_announcement_is_not_done_before_the_channel_is_heard(
         self, world: World, cluster: Cluster, client: Any, monkeypatch: pytest.MonkeyPatch
