@@ -90,10 +90,14 @@ class Sessions:
         """What the store keeps, as this node starts or after it has lost touch with the others."""
         there = {kept.client_id: kept for kept in sessions}
         for client in list(self.connected.values()):
-            kept = there.get(client.client_id)
-            known = kept is not None and client.outlet is not None and kept.epoch == client.outlet.epoch
-            if not known and client.outlet is not None and client.outlet.session.stored:
-                client.session_lost()  # forgotten by the store, or somebody else's by now
+            kept, outlet = there.get(client.client_id), client.outlet
+            if outlet is None or not outlet.session.stored:
+                continue
+            if kept is None or kept.epoch < outlet.epoch:
+                client.session_lost()  # forgotten by the store
+            elif kept.epoch > outlet.epoch:
+                self._metrics.takeovers += 1
+                client.taken_over()
         for subscriber in list(self.subscribers.values()):
             elsewhere = subscriber.durable or subscriber.node
             if elsewhere and subscriber.outlet is None and subscriber.client_id not in there:

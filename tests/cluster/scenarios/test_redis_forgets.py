@@ -12,6 +12,7 @@ import pytest
 
 from mqttcluster.mqtt.packets import Connack, Connect, Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from mqttcluster.mqtt.reasons import Reason
+from mqttcluster.storage.shared import Take
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.scenarios.stage import Node, Peer, Stage
 
@@ -93,6 +94,24 @@ def test_deliveries_go_on_when_redis_has_forgotten_some(stage: Stage) -> None:
                 reader.send(Pubrec(packet.packet_id))
     assert new == [b"after", *(b"after %d" % number for number in range(4))]
     assert connected.take_until(b"after 3")[-4:] == new[:4]
+
+
+def test_session_is_taken_over_while_redis_is_started_again(stage: Stage) -> None:
+    """The old node was stopped, and finds out by what it reads anew from Redis: its client is told that another
+    connection has the session [G3]."""
+    a, b = stage.start("a", "b")
+    old = a.connect("kept", clean=False)
+    a.stop()
+    b.lanes.fate = lambda envelope: 0 if isinstance(envelope, Take) else 1
+    new = b.connect("kept", clean=False, present=True)
+    stage.redis.stop()
+    stage.redis.start()
+    a.resume()
+    assert old.until_closed() == []
+    assert old.goodbye is not None
+    assert old.goodbye.reason is Reason.SESSION_TAKEN_OVER
+    stage.until(b.lanes.valid)
+    assert new.silent()
 
 
 @pytest.mark.parametrize("was", ["not there", "offline", "at the other node", "at the same node"])
