@@ -179,8 +179,10 @@ class Publishing:
         exchange: tuple[str, int, int] | None = None,
         will: tuple[str, int] | None = None,
         behind: bool = False,
+        epoch: int = 0,
     ) -> Plan:
-        """Look up the receivers. `plan.publication` is what the store must take first, None for nothing.
+        """Look up the receivers. `plan.publication` is what the store must take first, None for nothing. `epoch` is
+        that of the connection it comes from.
 
         QoS 0 is on its way when this returns, as far as it need not wait; not if it is `behind` other QoS 0 of its
         publisher: then it is to be completed in its turn."""
@@ -199,7 +201,10 @@ class Publishing:
         shares = self._share(plan, matched.groups) if plan.shared else ()
         retain = message.retain and self._may_retain(message)
         if targets or shares or retain or exchange or will:
-            plan.publication = Publication(message, targets, retain, exchange, will, shares, now=self._now())
+            origin = (message.publisher, epoch) if retain and epoch and exchange is None else None
+            plan.publication = Publication(
+                message, targets, retain, exchange, will, origin=origin, shares=shares, now=self._now()
+            )
         if message.qos == 0 and not will and not behind:  # a will that is not stored is tried again [MQTT-3.1.2-10]
             self._deliver_live(plan)
             if plan.publication is None:

@@ -80,7 +80,7 @@ class Receiving:
         message = self._message(packet)
         exchange = (session.client_id, session.epoch, identifier) if qos == 2 and session.durable else None
         behind = not qos and client.steps.at_most_once > 0
-        plan = broker.publishing.plan(message, exchange, behind=behind)
+        plan = broker.publishing.plan(message, exchange, behind=behind, epoch=session.epoch)
         acknowledgement = self._acknowledgement(packet, plan) if qos else b""
         if plan.publication is not None:
             step = Step(plan, acknowledgement, stored=False)

@@ -139,6 +139,9 @@ class Publication:
     `retain` set: the message becomes its topic's retained message; an empty payload removes what was there.
     `exchange` is (client id, epoch, packet id) of an inbound QoS 2 publish by a session that outlives its connection:
     while that id is not released, the same exchange changes nothing a second time.
+    `origin` is (client id, epoch) of the connection that a message to be retained comes from, if it has no exchange. In
+    a store that nodes share nothing is changed if that client has a newer connection: by that it may have retained
+    something newer, and have said this again.
     `will` is (client id, epoch) of the due will that this message is. It takes effect once, however often it is
     published. In a store that nodes share it stays due until `IStore.will_published`, so that another node goes on with
     it if this one dies; a store with one node may forget it with this stroke.
@@ -156,6 +159,7 @@ class Publication:
     retain: bool = False
     exchange: tuple[str, int, int] | None = None
     will: tuple[str, int] | None = None
+    origin: tuple[str, int] | None = None
     shares: Sequence[Iterable[Target]] = ()
     orphan: Orphan | None = None
     now: float = 0.0
@@ -178,7 +182,7 @@ class Published:
     `chosen` tells who got it of the groups; groups of which somebody had it already are left out.
 
     `repeated`: the exchange was known, or the will or orphan was published before; nothing was changed.
-    `stale`: the exchange named an old epoch; nothing was changed.
+    `stale`: the exchange, or the origin, named an old epoch; nothing was changed.
 
     In a store that nodes share: `owners` has (node, epoch) per target, ('', 0) for one that is offline. A known
     exchange, or a will that is still due, is not `repeated` but done again, and targets that have the message already

@@ -7,7 +7,8 @@ each adding its part in the order of the calls. Most have a `main` only. `finish
 *Exchange*: the publisher's partition is told first (`first`), then the receivers' partitions (`main`), each naming the
 exchange's number. If the node dies in between, the publisher sends again, finds its number, and receivers that have the
 message refuse it. *Will*: likewise, numbered by its epoch; it is removed by a call of its own, when all receivers have
-it, so that another node goes on if this one dies in between. Who of a group gets a message: `redis_shares`.
+it, so that another node goes on if this one dies in between. *Retained*, without an exchange: first comes the question
+whether its publisher has a newer connection. Who of a group gets a message: `redis_shares`.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Publish(Call[Published]):
             targets = len(publication.targets) + len(publication.shares)
             self.size = len(self._record) * min(targets + 1, 16) + 100 * targets
         self._begun: Slot | None = None
+        self._guarded: Slot | None = None
         self._waiting: Slot | None = None
         self._retained: Slot | None = None
         self._queued: list[Slot] = []
@@ -126,6 +128,8 @@ class Publish(Call[Published]):
         if publication.exchange is not None:
             client_id, _, packet_id = publication.exchange
             self.needs = client_id, (client_id, packet_id)
+        if publication.origin is not None:
+            self.needs += publication.origin[:1]
         if publication.will is not None:
             self.needs += publication.will[:1]
             self._due = publication.will[0], will_name(*publication.will)
@@ -133,6 +137,9 @@ class Publish(Call[Published]):
             self._due = publication.orphan.client_id, orphan_name(publication.orphan)
 
     def first(self, plan: Plan) -> None:
+        if self._publication.origin is not None:
+            client_id, epoch = self._publication.origin
+            self._guarded = plan.of(client_id).add_for("g", client_id, epoch)
         self._put_on_record(plan, anew=False)
 
     def _put_on_record(self, plan: Plan, anew: bool) -> None:
@@ -150,6 +157,9 @@ class Publish(Call[Published]):
     def main(self, plan: Plan) -> None:
         publication = self._publication
         plan.now = max(plan.now, publication.now)
+        if self._guarded is not None and not self._guarded.answer:
+            self._answer = Published(stale=True)
+            return
         if self._begun is not None:
             begun = self._begun.answer
             if not begun:

@@ -33,6 +33,17 @@ class TestTakeover:
         assert payloads(b.read("c", new.epoch)) == [(1, b"1")]
         assert a.open("new").previous is None
 
+    def test_what_is_retained_late_for_an_older_connection(self, a: Node, b: Node) -> None:
+        """It is refused as long as the client has a newer one; an epoch that Redis does not know is not of the past."""
+        older = a.open()
+        newer = b.open()
+        late, new = message("older", "t"), message("newer", "t")
+        assert b.publish(new, retain=True, origin=("c", newer.epoch)).version
+        assert a.publish(late, to(newer), retain=True, origin=("c", older.epoch)).stale
+        assert payloads(b.read("c", newer.epoch)) == []
+        assert b.publish(new, retain=True, origin=("c", newer.epoch + 1)).version
+        assert a.publish(late, retain=True, origin=("nobody", 1)).version
+
     def test_publishers_learn_the_owner(self, a: Node, b: Node) -> None:
         """They ring the right door: that of the present connection."""
         opened = b.open()

@@ -75,6 +75,12 @@ function operations.a()
   return 1
 end
 
+-- guard: session, epoch. Answers whether no newer connection has come
+function operations.g()
+  local session, epoch = take_session(), take()
+  return tonumber(session.epoch) <= tonumber(epoch) and 1 or 0
+end
+
 -- begin an exchange: session, epoch, packet id, who of the groups is chosen, whether it is somebody else now. Answers x,
 -- low, gen, whether it was known, and who was chosen then; x = 0 for a session that records none, {} if stale
 function operations.b(again)

@@ -29,6 +29,7 @@ elsewhere that show it on real processes (tests/cluster), or on stores alone (te
       test_two_connect_at_once_and_a_third_later
 12. an owner is stopped while its client moves, and wakes
       test_old_owner_is_stopped_and_wakes
+      test_old_owner_retains_nothing_any_more
       [test_an_old_owner_that_wakes_up]
 13. a subscription while another node joins
       test_subscribe_while_another_node_joins
@@ -52,6 +53,7 @@ elsewhere that show it on real processes (tests/cluster), or on stores alone (te
 19. Redis is started again without its last second
       test_deliveries_go_on_when_redis_has_forgotten_some
       test_session_goes_on_when_redis_has_forgotten_its_connection
+      test_session_is_taken_over_while_redis_is_started_again
       [test_restarted_without_its_last_second]
 20. 300 calls under way, the connection is cut anywhere
       [test_300_calls_cut_anywhere]

@@ -98,3 +98,29 @@ def test_a_client_that_connects_to_a_node_that_was_asleep(stage: Stage) -> None:
     peer.send(Connect("early", 4, clean_start=False))
     a.resume()
     peer.expect(Connack(False))
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("newer", [b"newer", b""], ids=["set", "removed"])
+def test_old_owner_retains_nothing_any_more(stage: Stage, newer: bytes, qos: int) -> None:
+    """A retained message is on its way to Redis at a node that is stopped. Its publisher says it again elsewhere, and
+    then something newer. When the old node goes on, the newer one stays."""
+    a, b = stage.start("a", "b", timing=PATIENT)
+    old = a.connect("mover", clean=False)
+    gate = a.store.keep_request("publish")
+    old.send(Publish("t", b"older", qos, True, packet_id=qos))
+    stage.until(lambda: gate.reached)
+    a.stop()
+    new = b.connect("mover", clean=False, present=True)
+    new.publish("t", b"older", 1, retain=True)
+    new.publish("t", newer, 1, retain=True)
+    stage.until(lambda: stage.lease_is_over(a))
+    gate.open()
+    a.resume()
+    assert old.until_closed() == []
+    stage.until(a.lanes.valid)
+    for node in (a, b):
+        reader = node.connect(f"reader-{node.name}").subscribe("t")
+        if newer:
+            assert reader.take().payload == newer
+        assert reader.silent()
