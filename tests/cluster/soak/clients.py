@@ -142,8 +142,8 @@ class Client(Peer):
             self.wrong(f"{message.topic} {number} was never sent")
             return
         spans = self.life.subscriptions.get(f"t/{message.topic.split('/')[1]}/#")
-        if not spans or sent.began < spans[-1][0]:
-            return  # said before, and here only because its publisher says it once more
+        if not spans or sent.began < spans[-1][0] or sent.lost:
+            return  # said before, and here only because it was said once more; or nobody waits for it any more
         last = self.life.last.get(message.topic, 0)
         if self.life.seen[message.topic][number] == 1 and number < last and not message.dup:
             before = self.book.sent[message.topic, last]

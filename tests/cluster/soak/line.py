@@ -86,7 +86,7 @@ class Line(asyncio.Protocol):
     def cut(self) -> None:
         """RST."""
         self.left = True
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
             )

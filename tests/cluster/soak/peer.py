@@ -20,8 +20,9 @@ from tests.cluster.soak.world import World
 from tests.support import wire
 from tests.support.wire import Packet, Published
 
-#: Reasons of DISCONNECT and CONNACK that a client of 5.0 may see here: node stops, taken over, busy, elsewhere.
-STOPS, TAKEN_OVER = 0x8B, 0x8E
+#: Reasons of DISCONNECT and CONNACK that a client of 5.0 may see here: node stops, taken over; from a node that was
+#: taken for dead while it had something to store for the client; busy, elsewhere.
+STOPS, TAKEN_OVER, LOST = 0x8B, 0x8E, 0x80
 TRY_AGAIN = {3, 0x88, 0x89, 0x8B, 0x9C}
 
 
@@ -213,7 +214,9 @@ class Peer:
             self._welcome(line, packet)
         elif kind == wire.DISCONNECT and self.level == 5:
             code = packet.body[0] if packet.body else 0
-            if code not in (STOPS, TAKEN_OVER, 0x9C):
+            now = time.monotonic()
+            buried = code == LOST and self.world.disturbed(line.node, now - 3, now, "freeze$")
+            if code not in (STOPS, TAKEN_OVER, 0x9C) and not buried:
                 self.wrong(f"DISCONNECT {code:#x} from {self.world.nodes[line.node].name}")
         elif line.retired:
             late = time.monotonic() - line.retired
