@@ -169,4 +169,6 @@ class Rules:
             if not (set(got) <= allowed or live) or (strict and len(got) > 1):
                 name = self._world.nodes[node].name
                 self._world.violation(f"retained {topic} at {name} is {got}, not one of {allowed}; live {live}")
+                for line in prober.trace:
+                    self._world.say(f"    {prober.name} {line}")
         return True

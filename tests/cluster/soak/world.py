@@ -16,7 +16,10 @@ from tests.support import certificates
 #: What no healthy node writes, beside what `Node.faults` looks for.
 TROUBLE = re.compile(r"#(error|critical)\]|[Ff]ailure")
 #: What they do write while Redis is away, and when they were taken for dead.
-EXPECTED = re.compile(r"Redis is away|taken this one for dead|buried this node|declared this one dead")
+EXPECTED = re.compile(
+    r"Redis is away|Redis does not answer|the store is away|cannot read retained messages"
+    r"|taken this one for dead|buried this node|declared this one dead"
+)
 #: How long after a fault something may still be due to it: burial and what follows, seconds.
 AFTERMATH = 10.0
 #: A node may grow by so much, bytes.
@@ -115,13 +118,24 @@ class World:
         node = self.nodes[victim]
         await asyncio.to_thread(node.kill)
         await asyncio.sleep(pause if pause > 2 else 0)
-        await asyncio.to_thread(node.start)
+        await self._start(node)
 
     async def _drain(self, victim: int, pause: float) -> None:
         node = self.nodes[victim]
         await asyncio.to_thread(node.stop)
         await asyncio.sleep(pause if pause > 4 else 0)
-        await asyncio.to_thread(node.start)
+        await self._start(node)
+
+    async def _start(self, node: Node) -> None:
+        """As a supervisor does: a node that finds no Redis ends, and is started again."""
+        while True:
+            began = time.monotonic()
+            try:
+                return await asyncio.to_thread(node.start)
+            except AssertionError:
+                if not self.disturbed(REDIS, began - 1, time.monotonic()):
+                    raise
+                self.say(f"{node.name} has not started, while Redis was away")
 
     async def _freeze(self, victim: int, pause: float) -> None:
         self.nodes[victim].freeze()
