@@ -54,6 +54,8 @@ class Heard:
         versions = await self._store.retained_versions()
         await self._recover()
         self._cluster.retained.loaded(versions)
+        # What has changed meanwhile may have been here already, and is not in what was read.
+        await self._cluster.retained.check(["#"])
 
     def route(self, node: str, change: RouteChange) -> None:
         """Another node's clients want something else than before, or a durable session has changed."""

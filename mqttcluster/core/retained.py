@@ -69,9 +69,13 @@ class Retained:
         return expired
 
     def replace(self, messages: Iterable[Message]) -> None:
-        """These are all there is, beside those that the broker itself keeps under ``$``."""
+        """These are all there is, beside those that the broker itself keeps under ``$``. A topic that stays is there
+        all the time: somebody may be reading."""
+        messages = list(messages)
+        topics = {message.topic for message in messages}
         for message in list(self.match("#")):
-            self.apply(Message(message.topic, b""))
+            if message.topic not in topics:
+                self.apply(Message(message.topic, b""))
         for message in messages:
             self.apply(message)
 

@@ -28,6 +28,19 @@ def test_messages_go_when_their_time_is_over() -> None:
     assert [message.topic for message in retained.take_expired(99.0, 10)] == ["h"]
 
 
+def test_all_is_read_anew_while_somebody_reads() -> None:
+    """Who is being sent the retained messages gets those that stay, and none that were removed."""
+    retained = Retained()
+    for topic in ("a/1", "a/2", "b/1", "c/1", "d"):
+        retained.apply(Message(topic, b"1"))
+    reading = retained.match("#")
+    seen = {next(reading).topic}
+    there = {"a/1", "a/2", "b/1", "d"}
+    retained.replace([Message(topic, b"2") for topic in sorted(there)])
+    assert {message.topic for message in reading} | seen == there | seen
+    assert {message.topic for message in retained.match("#")} == there
+
+
 @given(st.lists(st.tuples(topics, st.none() | st.integers(0, 9), st.booleans()), max_size=300), st.integers(0, 9))
 def test_whatever_was_applied(changes: list[tuple[str, int | None, bool]], now: int) -> None:
     """What is left is what has not expired; what is remembered of expiries stays in proportion."""
