@@ -33,12 +33,13 @@ log = Logger(namespace="mqttcluster.net")
 
 #: How many connections are read before the reactor looks at everything else.
 MOST = 64
-#: How long to wait for more, in seconds, and how many connections that have something are enough.
-PAUSE, ENOUGH = 0.0002, 32
+#: How long to wait for more, in seconds (the system makes it twice as long), and how many connections that have something
+#: are enough.
+PAUSE, ENOUGH = 0.00005, 32
 #: After a longer silence (seconds) what comes first is not held up.
 SILENCE = 0.002
 #: Whether to wait is decided anew after so many readings: two thirds of them have to be of different connections, and
-#: come at a rate (per second) of which a pause brings two.
+#: come at a rate (per second) of which a pause brings one.
 WINDOW, RATE = 128, 10_000
 
 
