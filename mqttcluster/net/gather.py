@@ -33,8 +33,8 @@ log = Logger(namespace="mqttcluster.net")
 
 #: How many connections are read before the reactor looks at everything else.
 MOST = 64
-#: How long to wait for more, in seconds (the system makes it twice as long), and how many connections that have something
-#: are enough.
+#: How long to wait for more, in seconds (the system makes it twice as long), and how many connections with something to
+#: read are enough.
 PAUSE, ENOUGH = 0.00005, 32
 #: After a longer silence (seconds) what comes first is not held up.
 SILENCE = 0.002
