@@ -135,9 +135,10 @@ def test_g7_wills_of_a_killed_node(three: Cluster) -> None:
 def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
     """redis-server is stopped for 5 s under load and started again with its data: no client loses its connection, QoS 0
     flows between clients of one node, a new client is told "server unavailable", and afterwards everything that was
-    acknowledged is there, once and in order where that was promised."""
+    acknowledged is there, once and in order where that was promised. One node may be back before the other, so no more
+    is published than the queue of a session holds, 1,000 messages."""
     nodes = cluster(2)
-    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 300), level=3 + qos) for qos in (1, 2)]
+    publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 200), level=3 + qos) for qos in (1, 2)]
     readers = [Subscriber("clean", ("load/#", 2), clean=True, level=5), Subscriber("kept", ("load/#", 2))]
     everybody = Pump(*publishers, *readers)
     for reader in readers:
@@ -150,7 +151,7 @@ def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
     nodes.redis.stop()
     stopped = time.monotonic()
     for publisher in publishers:
-        publisher.more(numbers(300, 600))
+        publisher.more(numbers(200, 400))
     with nodes[0].wire() as neighbour:
         neighbour.send(wire.connect("neighbour"))
         neighbour.expect("20 02 00 03")
@@ -163,7 +164,7 @@ def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
         time.sleep(0.1)
     nodes.redis.start()
     everybody.until(lambda: all(publisher.done for publisher in publishers))
-    wanted = numbers(0, 600)
+    wanted = numbers(0, 400)
     for publisher in publishers:
         assert publisher.safe == wanted
 
