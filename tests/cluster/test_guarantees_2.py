@@ -93,8 +93,19 @@ def test_g6_retained_converges(cluster: Callable[..., Cluster]) -> None:
         for number in range(100):
             topic = f"g6/alone/{number}"
             writers[0].publish(topic, b"%d" % number, 1, retain=True)
-            readers[1].subscribe((topic if number % 2 else f"g6/+/{number}", 1))
-            assert readers[1].take().payload == b"%d" % number
+            readers[1].send(wire.subscribe(1, (topic if number % 2 else f"g6/+/{number}", 1)))
+            # The publisher's node may not have heard of UNSUBSCRIBE, and what it said then may come late, beside the
+            # retained one: the last message once more.
+            subscribed, seen = False, -1
+            while not subscribed or seen != number:
+                packet = readers[1].packet()
+                if packet.type == wire.SUBACK:
+                    assert packet == bytes.fromhex("9003000101")
+                    subscribed = True
+                else:
+                    readers[1].acknowledge(packet.published)
+                    assert int(packet.published.payload) in (seen, number - 1, number)
+                    seen = int(packet.published.payload)
     for client in (*writers, *readers):
         client.close()
 
