@@ -19,7 +19,7 @@ from tests.cluster.nodes import PATIENCE, Cluster, come_back, expect_nothing, un
 from tests.cluster.redis_server import RedisServer
 from tests.cluster.test_haproxy import haproxy
 from tests.support.brokers import ROOT
-from tests.support.persistent import Publisher, Pump, Subscriber, numbers
+from tests.support.persistent import Publisher, Pump, Subscriber, connect_all, numbers
 from tests.support.ports import free_port
 from tests.support.process import Process
 
@@ -198,12 +198,7 @@ def test_roles_are_changed_under_load(pair: Pair, cluster: Callable[..., Cluster
     nodes.add(2)
     publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, [], level=3 + qos) for qos in (1, 2)]
     readers = [Subscriber("kept", ("load/#", 2)), Subscriber("clean", ("load/#", 2), clean=True, level=5)]
-    everybody = Pump(*publishers, *readers)
-    for reader in readers:
-        reader.connect(nodes[1].address)
-    everybody.until(lambda: all(reader.subscribed for reader in readers))
-    for publisher in publishers:
-        publisher.connect(nodes[0].address)
+    everybody = connect_all(publishers, nodes[0].address, readers, nodes[1].address)
 
     def complete(reader: Subscriber, wanted: list[bytes]) -> bool:
         return all(reader.has(p.topic, wanted) for p in publishers)

@@ -11,7 +11,7 @@ import pytest
 from mqttcluster.storage.redis_members import Timing
 from tests.cluster.nodes import PATIENCE, Cluster, Cutter, until
 from tests.support import wire
-from tests.support.persistent import Publisher, Pump, Subscriber, numbers
+from tests.support.persistent import Publisher, Pump, Subscriber, connect_all, numbers
 from tests.support.wire import Wire
 
 
@@ -151,13 +151,8 @@ def test_g8_a_lost_redis_is_a_pause(cluster: Callable[..., Cluster]) -> None:
     nodes = cluster(2)
     publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, numbers(0, 200), level=3 + qos) for qos in (1, 2)]
     readers = [Subscriber("clean", ("load/#", 2), clean=True, level=5), Subscriber("kept", ("load/#", 2))]
-    everybody = Pump(*publishers, *readers)
-    for reader in readers:
-        reader.connect(nodes[1].address)
-    everybody.until(lambda: all(reader.subscribed for reader in readers))
     local = nodes[0].wire().connect("local").subscribe(("local", 0))
-    for publisher in publishers:
-        publisher.connect(nodes[0].address)
+    everybody = connect_all(publishers, nodes[0].address, readers, nodes[1].address)
     everybody.until(lambda: all(len(reader.received) >= 50 for reader in readers))
     nodes.redis.stop()
     stopped = time.monotonic()

@@ -14,7 +14,7 @@ from tests.cluster.nodes import PATIENCE, Cluster
 from tests.cluster.redis_server import RedisServer, server_program
 from tests.storage.driver import QueueReactor, outcome
 from tests.support.certificates import Certificates
-from tests.support.persistent import Publisher, Pump, Subscriber
+from tests.support.persistent import Publisher, Subscriber, connect_all
 
 
 @pytest.fixture
@@ -58,12 +58,7 @@ def test_two_nodes(cluster: Callable[..., Cluster]) -> None:
     assert nodes.redis.url.startswith("rediss://")
     publishers = [Publisher(f"publisher{qos}", f"load/{qos}", qos, []) for qos in (1, 2)]
     readers = [Subscriber("kept", ("load/#", 2)), Subscriber("clean", ("load/#", 2), clean=True)]
-    everybody = Pump(*publishers, *readers)
-    for reader in readers:
-        reader.connect(nodes[1].address)
-    everybody.until(lambda: all(reader.subscribed for reader in readers))
-    for publisher in publishers:
-        publisher.connect(nodes[0].address)
+    everybody = connect_all(publishers, nodes[0].address, readers, nodes[1].address)
 
     def complete(reader: Subscriber, wanted: list[bytes]) -> bool:
         return all(reader.has(p.topic, wanted) for p in publishers)

@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tests.support import wire
 from tests.support.wire import PATIENCE, Address, Framer, Packet, Published, Wire, WireError
@@ -265,3 +265,16 @@ class Pump:
         """The broker is dead: lose what it had sent before and nobody read."""
         for peer in self.peers:
             peer.lost()
+
+
+def connect_all(
+    publishers: Sequence[Publisher], source: Address, readers: Sequence[Subscriber], target: Address
+) -> Pump:
+    """The readers connect to `target`; when all have subscribed the publishers connect to `source`, and begin."""
+    everybody = Pump(*publishers, *readers)
+    for reader in readers:
+        reader.connect(target)
+    everybody.until(lambda: all(reader.subscribed for reader in readers))
+    for publisher in publishers:
+        publisher.connect(source)
+    return everybody
